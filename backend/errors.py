@@ -1,0 +1,142 @@
+"""Every error that Emulsion raises on purpose, on one page.
+
+EmulsionError                     something the user can understand and act on
+├── RequestError                  a field of a request is wrong; names the field
+├── UnknownName                   a sampler, schedule, checkpoint ... that nobody registered
+├── FileError                     a file could not be used; names the path
+│   ├── BadCheckpoint             not a readable weight file, or a damaged one
+│   ├── UnsupportedCheckpoint     readable, but of a kind that this version does not run
+│   ├── KeysDoNotMatch            weights and network disagree: missing, unexpected or mis-shaped keys
+│   ├── PickleRefused             a legacy pickle file; it must be converted first
+│   └── BadImage                  not a picture that is safe to decode
+├── OutputError                   a result could not be written
+│   ├── DiskFull
+│   └── NotWritable
+├── OutOfMemory                   a budget or the machine is too small for the job
+├── NumericalError                the network produced values that are not numbers
+├── Cancelled                     the user stopped the job
+├── ServerError                   the server could not start (port in use ...)
+└── ExtensionError                an extension is broken; names the extension
+
+A message says what was wrong, what was found and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class EmulsionError(Exception):
+    """A problem that can be told to the user as it stands."""
+
+
+class RequestError(EmulsionError):
+    """A field of a request is wrong."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class UnknownName(EmulsionError):
+    """A name that is not registered under its kind."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+        listed = ", ".join(known) if known else "none"
+        super().__init__(f'There is no {kind} named "{name[:200]}". Known: {listed}.')
+        self.kind = kind
+        self.name = name
+        self.known = tuple(known)
+
+
+class FileError(EmulsionError):
+    """A file could not be used."""
+
+    def __init__(self, path: Path | str, problem: str) -> None:
+        super().__init__(f"{Path(path).name}: {problem}")
+        self.path = Path(path)
+        self.problem = problem
+
+
+class BadCheckpoint(FileError):
+    """Not a readable weight file, or a damaged one."""
+
+
+class UnsupportedCheckpoint(FileError):
+    """A readable weight file of a kind that this version does not run."""
+
+
+class KeysDoNotMatch(FileError):
+    """Weights and network disagree about names or shapes."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        part: str,
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        misshaped: Sequence[str] = (),
+    ) -> None:
+        found = [
+            f"{len(keys)} {kind} ({', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''})"
+            for kind, keys in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+            if keys
+        ]
+        super().__init__(
+            path, f"its {part} does not fit the network: {'; '.join(found)}. Download the file again or choose another."
+        )
+        self.part = part
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.misshaped = tuple(misshaped)
+
+
+class PickleRefused(FileError):
+    """A legacy pickle file, which can run code when it is opened."""
+
+
+class BadImage(FileError):
+    """Not a picture that is safe to decode."""
+
+
+class OutputError(EmulsionError):
+    """A result could not be written."""
+
+
+class DiskFull(OutputError):
+    """The disk has no room for a result."""
+
+
+class NotWritable(OutputError):
+    """A folder refuses new files."""
+
+
+class OutOfMemory(EmulsionError):
+    """A budget, or the machine, is too small for the job."""
+
+
+class NumericalError(EmulsionError):
+    """The network produced values that are not numbers."""
+
+
+class Cancelled(EmulsionError):
+    """The user stopped the job."""
+
+    def __init__(self) -> None:
+        super().__init__("Cancelled.")
+
+
+class ServerError(EmulsionError):
+    """The server could not start."""
+
+
+class ExtensionError(EmulsionError):
+    """An extension is broken."""
+
+    def __init__(self, extension: str, problem: str) -> None:
+        super().__init__(f"Extension {extension}: {problem}")
+        self.extension = extension
+        self.problem = problem
