@@ -1,0 +1,230 @@
+"""The KL autoencoder of Stable Diffusion, with parameters named as under `first_stage_model.` in checkpoints.
+
+Architecture: Esser et al. 2021 and Rombach et al. 2022. Latents here are the autoencoder's own; the scale that
+diffusion works with (0.18215 for SD 1.x) belongs to the family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.nn.attention import AttentionPlace, attention
+
+# Shapes: B batch, C channels, Z latent channels, H x W image size, h x w latent size.
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """What the names and shapes of a checkpoint say about its autoencoder."""
+
+    channels: int = 128
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    latent_channels: int = 4
+    in_channels: int = 3
+    norm_groups: int = 32
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel, along a side."""
+        return 2 ** (len(self.channel_mult) - 1)
+
+
+class Autoencoder(nn.Module):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each [B, Z, h, w], of the latents of an image [B, 3, H, W] in -1..1."""
+        mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
+        return mean, logvar.clamp(-30, 20)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The image [B, 3, H, W], about -1..1, of latents [B, Z, h, w]."""
+        return self.decoder(self.post_quant_conv(latents))
+
+
+class Encoder(nn.Module):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.conv_in = nn.Conv2d(config.in_channels, channels, 3, padding=1)
+        self.down = nn.ModuleList()
+        for level, mult in enumerate(config.channel_mult):
+            blocks = nn.ModuleList()
+            for _ in range(config.num_res_blocks):
+                blocks.append(ResnetBlock(channels, mult * config.channels, config.norm_groups))
+                channels = mult * config.channels
+            is_last = level == len(config.channel_mult) - 1
+            self.down.append(Level(blocks, downsample=None if is_last else Downsample(channels)))
+        self.mid = Middle(channels, config.norm_groups)
+        self.norm_out = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.conv_out = nn.Conv2d(channels, 2 * config.latent_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        channels = config.channels * config.channel_mult[-1]
+        self.conv_in = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
+        self.mid = Middle(channels, config.norm_groups)
+        levels: list[nn.Module] = []
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            blocks = nn.ModuleList()
+            for _ in range(config.num_res_blocks + 1):
+                blocks.append(ResnetBlock(channels, mult * config.channels, config.norm_groups))
+                channels = mult * config.channels
+            levels.append(Level(blocks, upsample=Upsample(channels) if level else None))
+        self.up = nn.ModuleList(reversed(levels))  # checkpoints number the levels from the image side
+        self.norm_out = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.conv_out = nn.Conv2d(channels, config.in_channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, and the step to the next resolution."""
+
+    def __init__(
+        self, block: nn.ModuleList, *, downsample: nn.Module | None = None, upsample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.block = block
+        self.downsample = downsample or nn.Identity()
+        self.upsample = upsample or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return self.upsample(self.downsample(x))
+
+
+class Middle(nn.Module):
+    def __init__(self, channels: int, norm_groups: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels, norm_groups)
+        self.attn_1 = AttentionBlock(channels, norm_groups)
+        self.block_2 = ResnetBlock(channels, channels, norm_groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, channels: int, out_channels: int, norm_groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (x if x.shape[1] == h.shape[1] else self.nin_shortcut(x))
+
+
+class AttentionBlock(nn.Module):
+    """Single-head attention over the pixels of a feature map."""
+
+    def __init__(self, channels: int, norm_groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        q, k, v = (conv(normed).flatten(2).transpose(1, 2)[:, None] for conv in (self.q, self.k, self.v))
+        attended = attention(q, k, v, AttentionPlace("first_stage_model.mid", is_cross=False))  # [B, 1, N, C]
+        return x + self.proj_out(attended[:, 0].transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # padded on the right and below only, as the autoencoder was trained
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def decode_sliced(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
+    """Decode latents [B, Z, h, w] one picture at a time, so that the memory does not grow with the batch."""
+    return torch.cat([autoencoder.decode(latent) for latent in latents.split(1)])
+
+
+def decode_tiled(autoencoder: Autoencoder, latents: Tensor, tile: int, overlap: int) -> Tensor:
+    """Decode latents [B, Z, h, w] in tiles of `tile` x `tile` latent pixels that overlap by `overlap` and are cross-faded.
+
+    Group statistics are those of each tile, so the picture differs slightly from a whole decode.
+    Raises ValueError unless 0 <= overlap < tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"tiles of {tile} cannot overlap by {overlap}")
+    scale = autoencoder.config.downscale
+    height, width = latents.shape[-2:]
+    shape = (latents.shape[0], autoencoder.config.in_channels, height * scale, width * scale)
+    image = torch.zeros(shape, dtype=torch.float32, device=latents.device)
+    total = torch.zeros(1, 1, *shape[-2:], dtype=torch.float32, device=latents.device)
+    for top in _tile_starts(height, tile, overlap):
+        for left in _tile_starts(width, tile, overlap):
+            part = latents[:, :, top : top + tile, left : left + tile]
+            decoded = decode_sliced(autoencoder, part).float()
+            weight = _fade(decoded.shape[-2:], overlap * scale).to(decoded.device)
+            area = (..., slice(top * scale, (top + tile) * scale), slice(left * scale, (left + tile) * scale))
+            image[area] += decoded * weight
+            total[area] += weight
+    return image / total
+
+
+def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Starts of the fewest equal steps that cover `length`; the last tile ends exactly at the edge."""
+    if length <= tile:
+        return [0]
+    count = -(-(length - overlap) // (tile - overlap))
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+
+
+def _fade(size: Sequence[int], overlap: int) -> Tensor:
+    """Weights [H, W] that rise from the edges of a tile over `overlap` pixels."""
+    height, width = (_ramp(length, overlap) for length in size)
+    return height[:, None] * width[None, :]
+
+
+def _ramp(length: int, overlap: int) -> Tensor:
+    position = torch.arange(1, length + 1, dtype=torch.float32)
+    return torch.minimum(position, position.flip(0)).clamp(max=max(overlap, 1)) / max(overlap, 1)

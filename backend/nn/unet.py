@@ -1,0 +1,295 @@
+"""The U-Net of Stable Diffusion 1.x, 2.x and XL, with parameters named as in their single-file checkpoints.
+
+Architecture: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.nn.attention import Attend, AttentionPlace, attention
+
+# Shapes: B batch, C channels, H x W latent size, N = H * W tokens, M context tokens, E width of the timestep embedding.
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """What the names and shapes of a checkpoint say about its U-Net.
+
+    transformer_depth: transformer blocks behind each residual block, per level; 0 for none.
+    num_heads: attention heads everywhere (SD 1.x: 8), or None when `head_dim` is fixed (SD 2.x, XL: 64).
+    adm_in_channels: width of the extra vector that is added to the timestep embedding (XL), or None.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
+    middle_depth: int = 1
+    context_dim: int = 768
+    num_heads: int | None = 8
+    head_dim: int | None = None
+    linear_projections: bool = False
+    norm_groups: int = 32
+    adm_in_channels: int | None = None
+
+    def heads(self, channels: int) -> int:
+        """Attention heads at a level of `channels` channels."""
+        if self.num_heads is not None:
+            return self.num_heads
+        if self.head_dim is None:
+            raise ValueError("UNetConfig needs num_heads or head_dim")
+        return channels // self.head_dim
+
+
+class UNet(nn.Module):
+    """Predict noise (or velocity) from a noisy latent, its timestep and a text context."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.model_channels
+        embedding = 4 * width
+        self.time_embed = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        if config.adm_in_channels is not None:
+            self.label_emb = nn.Sequential(
+                nn.Sequential(nn.Linear(config.adm_in_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+            )
+
+        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, width, 3, padding=1))])
+        skip_channels = [width]
+        channels = width
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                layers: list[nn.Module] = [ResBlock(channels, mult * width, embedding, config.norm_groups)]
+                channels = mult * width
+                if depth := config.transformer_depth[level]:
+                    name = f"input_blocks.{len(self.input_blocks)}.1"
+                    layers.append(SpatialTransformer(config, channels, depth, name))
+                self.input_blocks.append(Block(*layers))
+                skip_channels.append(channels)
+            if level < len(config.channel_mult) - 1:
+                self.input_blocks.append(Block(Downsample(channels)))
+                skip_channels.append(channels)
+
+        middle: list[nn.Module] = [ResBlock(channels, channels, embedding, config.norm_groups)]
+        if config.middle_depth:
+            middle.append(SpatialTransformer(config, channels, config.middle_depth, "middle_block.1"))
+        middle.append(ResBlock(channels, channels, embedding, config.norm_groups))
+        self.middle_block = Block(*middle)
+
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for index in range(config.num_res_blocks + 1):
+                layers = [ResBlock(channels + skip_channels.pop(), mult * width, embedding, config.norm_groups)]
+                channels = mult * width
+                if depth := config.transformer_depth[level]:
+                    name = f"output_blocks.{len(self.output_blocks)}.1"
+                    layers.append(SpatialTransformer(config, channels, depth, name))
+                if level and index == config.num_res_blocks:
+                    layers.append(Upsample(channels))
+                self.output_blocks.append(Block(*layers))
+
+        self.out = nn.Sequential(
+            nn.GroupNorm(config.norm_groups, channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1)
+        )
+
+    def forward(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None, *, attend: Attend = attention
+    ) -> Tensor:
+        """x [B, in_channels, H, W], timesteps [B] (0..999, fractions allowed), context [B, M, context_dim].
+
+        y [B, adm_in_channels] when the configuration has it. Returns [B, out_channels, H, W].
+        """
+        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        if y is not None:
+            embedding = embedding + self.label_emb(y)
+        embedding = F.silu(embedding)  # every residual block starts with this same activation
+
+        skips: list[Tensor] = []
+        for block in self.input_blocks:
+            x = block(x, embedding, context, attend)
+            skips.append(x)
+        x = self.middle_block(x, embedding, context, attend)
+        for block in self.output_blocks:
+            x = torch.cat([x, skips.pop()], dim=1)
+            x = block(x, embedding, context, attend, upsampled_size=skips[-1].shape[-2:] if skips else None)
+        return self.out(x)
+
+
+class Block(nn.Sequential):
+    """Layers that run one after the other, each fed what its kind needs."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - Sequential passes one argument, we pass four
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        context: Tensor,
+        attend: Attend,
+        upsampled_size: Sequence[int] | None = None,
+    ) -> Tensor:
+        for layer in self:
+            match layer:
+                case ResBlock():
+                    x = layer(x, embedding)
+                case SpatialTransformer():
+                    x = layer(x, context, attend)
+                case Upsample():
+                    x = layer(x, upsampled_size)
+                case _:
+                    x = layer(x)
+        return x
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the timestep added between them."""
+
+    def __init__(self, channels: int, out_channels: int, embedding: int, norm_groups: int) -> None:
+        super().__init__()
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(norm_groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels))
+        self.out_layers = nn.Sequential(
+            nn.GroupNorm(norm_groups, out_channels),
+            nn.SiLU(),
+            nn.Dropout(0),  # holds the index that checkpoints give the convolution
+            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x: Tensor, activated_embedding: Tensor) -> Tensor:
+        h = self.in_layers(x)
+        h = h + self.emb_layers[1](activated_embedding)[:, :, None, None]
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.op(x)
+
+
+class Upsample(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        """Enlarge to `size`, the size of the skip that follows: latents with odd sides were rounded up on the way down."""
+        if size is None:
+            size = (2 * x.shape[-2], 2 * x.shape[-1])
+        return self.conv(F.interpolate(x, size=tuple(size), mode="nearest"))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of a feature map."""
+
+    def __init__(self, config: UNetConfig, channels: int, depth: int, name: str) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels) if config.linear_projections else nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, config.context_dim, config.heads(channels), f"{name}.transformer_blocks.{index}")
+            for index in range(depth)
+        )
+        self.proj_out = nn.Linear(channels, channels) if config.linear_projections else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
+        tokens = _project(self.proj_in, _to_tokens(self.norm(x)))  # [B, N, C]
+        for block in self.transformer_blocks:
+            tokens = block(tokens, context, attend)
+        return x + _to_image(_project(self.proj_out, tokens), x)
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, dim: int, context_dim: int, heads: int, name: str) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn1 = CrossAttention(dim, dim, heads, AttentionPlace(name, is_cross=False))
+        self.attn2 = CrossAttention(dim, context_dim, heads, AttentionPlace(name, is_cross=True))
+        self.ff = FeedForward(dim)
+
+    def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, normed, attend)
+        x = x + self.attn2(self.norm2(x), context, attend)
+        return x + self.ff(self.norm3(x))
+
+
+class CrossAttention(nn.Module):
+    """Attend from x [B, N, dim] to context [B, M, context_dim]."""
+
+    def __init__(self, dim: int, context_dim: int, heads: int, place: AttentionPlace) -> None:
+        super().__init__()
+        self.heads = heads
+        self.place = place
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(context_dim, dim, bias=False)
+        self.to_v = nn.Linear(context_dim, dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(dim, dim))
+
+    def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
+        q, k, v = (self._split_heads(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        return self.to_out(attend(q, k, v, self.place).transpose(1, 2).flatten(2))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # [B, N, C] -> [B, H, N, D]
+
+
+class FeedForward(nn.Module):
+    """Linear layers around a GELU-gated unit (Shazeer 2020, "GLU Variants Improve Transformer")."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        # `net.1` is a dropout without parameters in the checkpoints' network.
+        self.net = nn.ModuleList([GatedProjection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net[2](self.net[0](x))
+
+
+class GatedProjection(nn.Module):
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, 2 * out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding [B, width] in float32: cosines, then sines, of frequencies from 1 down to 1/10000."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=timesteps.device) / half)
+    angles = timesteps.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _to_tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)  # [B, C, H, W] -> [B, N, C]; a view when x is channels-last
+
+
+def _to_image(tokens: Tensor, like: Tensor) -> Tensor:
+    height, width = like.shape[-2:]
+    return tokens.view(tokens.shape[0], height, width, -1).permute(0, 3, 1, 2)  # channels-last [B, C, H, W]
+
+
+def _project(projection: nn.Module, tokens: Tensor) -> Tensor:
+    """Apply a linear layer, or the 1x1 convolution that SD 1.x has in its place, to tokens [B, N, C]."""
+    weight, bias = projection.weight, projection.bias
+    assert isinstance(weight, Tensor)
+    assert isinstance(bias, Tensor)
+    return F.linear(tokens, weight.flatten(1), bias)
