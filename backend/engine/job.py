@@ -1,0 +1,58 @@
+"""A job as the page, HTTP and extensions see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from backend.request import GenerationRequest
+
+
+class JobState(str, Enum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedImage:
+    """A finished picture. `infotext` is the A1111 `parameters` text that the file carries."""
+
+    path: Path
+    seed: int
+    infotext: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView:
+    """The state of a job at one moment.
+
+    stage: what the job is doing, in words; "" before it starts.
+    step, steps: sampling steps done and in all, over all batches of the job; steps is 0 until the plan is known.
+    preview_version: 0 until there is a preview.
+    error, error_kind: message and class name when the job failed.
+    """
+
+    id: str
+    state: JobState
+    request: GenerationRequest
+    stage: str = ""
+    step: int = 0
+    steps: int = 0
+    seconds_per_step: float = 0.0
+    eta_seconds: float = 0.0
+    preview_version: int = 0
+    images: tuple[SavedImage, ...] = ()
+    notices: tuple[str, ...] = ()
+    error: str = ""
+    error_kind: str = ""
+    seconds: float = 0.0
