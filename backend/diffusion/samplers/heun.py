@@ -1,0 +1,26 @@
+"""Heun's method of second order on the probability flow ODE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from backend.diffusion.noise import NoiseSource
+from backend.diffusion.process import Denoise, Process
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], process: Process, noise: NoiseSource) -> Tensor:
+    """Average the slopes at both ends of a step (Karras et al. 2022, algorithm 1); a step to 0 is Euler's."""
+    for sigma, sigma_next in pairwise(sigmas):
+        alpha, alpha_next = process.alpha(sigma), process.alpha(sigma_next)
+        x0 = denoise(x, sigma)
+        predicted_noise = (x - alpha * x0) / sigma
+        if sigma_next > 0:
+            x_end = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * predicted_noise
+            x0_end = denoise(x_end, sigma_next)
+            noise_end = (x_end - alpha_next * x0_end) / sigma_next
+            x0, predicted_noise = (x0 + x0_end) / 2, (predicted_noise + noise_end) / 2
+        x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * predicted_noise
+    return x
