@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class NoiseLevels:
         """
         low, high = math.sqrt(beta_start), math.sqrt(beta_end)
         betas = [(low + (high - low) * t / (timesteps - 1)) ** 2 for t in range(timesteps)]
-        alpha_bars = list(itertools.accumulate((1 - beta for beta in betas), lambda product, alpha: product * alpha))
+        alpha_bars = list(itertools.accumulate((1 - beta for beta in betas), operator.mul))
         if zero_terminal_snr:
             alpha_bars = _with_zero_terminal_snr(alpha_bars)
         return cls(tuple(math.sqrt((1 - alpha_bar) / alpha_bar) for alpha_bar in alpha_bars))

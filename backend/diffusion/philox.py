@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-Words: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor]"
+Words: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

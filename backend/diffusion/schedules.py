@@ -64,7 +64,7 @@ def exponential(steps: int, levels: NoiseLevels) -> list[float]:
 
 
 def beta(steps: int, levels: NoiseLevels, a: float = 0.6, b: float = 0.6) -> list[float]:
-    """Timesteps at quantiles of a beta distribution, dense at both ends (Lee et al. 2024, Beta Sampling is All You Need).
+    """Timesteps at quantiles of a beta distribution, dense at both ends (Lee et al. 2024, "Beta Sampling").
 
     As in ComfyUI the quantiles are timesteps, rounded to trained ones. A1111's schedule of this name has them on sigma.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from backend.diffusion.samplers.ddim import ddim
 from backend.diffusion.samplers.dpmpp_2m import dpmpp_2m
 from backend.diffusion.samplers.dpmpp_2m_sde import dpmpp_2m_sde
 from backend.diffusion.samplers.euler import euler
@@ -13,8 +12,8 @@ from backend.diffusion.samplers.sampler import Sample, Sampler
 
 __all__ = ["BUILTIN", "Sample", "Sampler"]
 
-# Aliases are the names of k-diffusion's functions, A1111, InvokeAI and ComfyUI. Case, spaces, hyphens and underscores do
-# not matter in a look-up.
+# Aliases are the names of k-diffusion's functions, A1111, InvokeAI and ComfyUI. Case, spaces, hyphens and underscores
+# do not matter in a look-up.
 BUILTIN = (
     Sampler(name="euler", label="Euler", aliases=("k_euler", "sample_euler"), sample=euler),
     Sampler(
@@ -42,7 +41,8 @@ BUILTIN = (
         default_schedule="karras",
         uses_noise=True,
     ),
-    Sampler(name="ddim", label="DDIM", aliases=("k_ddim", "sample_ddim"), sample=ddim),
+    # Song et al. 2021, equation 12 with eta 0: for eps and v models the same steps as Euler's
+    Sampler(name="ddim", label="DDIM", aliases=("k_ddim", "sample_ddim"), sample=euler),
     Sampler(
         name="lcm",
         label="LCM",

@@ -12,10 +12,13 @@ from backend.diffusion.process import Denoise, Process
 
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Sequence[float], process: Process, noise: NoiseSource) -> Tensor:
-    """Follow dx = x0 dalpha + noise dsigma in straight lines (Karras et al. 2022, algorithm 1 without churn)."""
+    """Follow dx = x0 dalpha + noise dsigma in straight lines (Karras et al. 2022, algorithm 1 without churn).
+
+    Data and noise are mixed anew instead of adding the change to x: that is the same where alpha is linear in sigma,
+    and does not cancel digits when sigma is in the thousands (zero-terminal-SNR models).
+    """
     for sigma, sigma_next in pairwise(sigmas):
-        alpha, alpha_next = process.alpha(sigma), process.alpha(sigma_next)
         x0 = denoise(x, sigma)
-        predicted_noise = (x - alpha * x0) / sigma
-        x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * predicted_noise
+        predicted_noise = (x - process.alpha(sigma) * x0) / sigma
+        x = process.alpha(sigma_next) * x0 + sigma_next * predicted_noise
     return x

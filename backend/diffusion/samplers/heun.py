@@ -17,10 +17,11 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], process: Process,
         alpha, alpha_next = process.alpha(sigma), process.alpha(sigma_next)
         x0 = denoise(x, sigma)
         predicted_noise = (x - alpha * x0) / sigma
+        x_end = alpha_next * x0 + sigma_next * predicted_noise
         if sigma_next > 0:
-            x_end = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * predicted_noise
             x0_end = denoise(x_end, sigma_next)
             noise_end = (x_end - alpha_next * x0_end) / sigma_next
-            x0, predicted_noise = (x0 + x0_end) / 2, (predicted_noise + noise_end) / 2
-        x = x + (alpha_next - alpha) * x0 + (sigma_next - sigma) * predicted_noise
+            change = (alpha_next - alpha) * (x0_end - x0) + (sigma_next - sigma) * (noise_end - predicted_noise)
+            x_end = x_end + change / 2
+        x = x_end
     return x
