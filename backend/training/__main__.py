@@ -1,4 +1,4 @@
-"""`python -m backend.training STEP`: make the small model that ships, step by step. docs/small-model.md has the commands."""
+"""`python -m backend.training STEP`: make the small model that ships, step by step (docs/small-model.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import logging
 import random
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,53 +21,96 @@ from backend.training.autoencoder_trainer import (
     train_autoencoder,
 )
 from backend.training.checkpointing import load_state, save_state
-from backend.training.concepts import TrainingError, caption_of
-from backend.training.diffusion_trainer import DiffusionTraining, LatentData, train_diffusion
+from backend.training.concepts import CONCEPTS, STYLES, Subject, TrainingError, caption_of
+from backend.training.diffusion_trainer import UNET, DiffusionTraining, LatentData, train_diffusion
 from backend.training.export import LATENT_SCALE, export_model
 from backend.training.fetch import fetch_packages
-from backend.training.render import render_all
+from backend.training.sampling import SHEET, contact_sheet
+from backend.training.text_trainer import TextTraining, Vocabulary, contexts_of, train_text_encoder
 
 _SIZE = 128
+_PLACEMENTS = 4  # pictures of each icon in each colour
+_CAPTIONS = 16  # captions of each icon in each colour
+_MODEL = "emulsion-tiny-v1.safetensors"
 
 
 def fetch(work: Path, _: argparse.Namespace) -> None:
     fetch_packages(work / "packages")
 
 
-def render(work: Path, options: argparse.Namespace) -> None:
-    renderings = list(render_all(work / "packages", size=_SIZE, placements=options.placements, seed=0))
+def render(work: Path, _: argparse.Namespace) -> None:
+    """Pictures [P, 3, 128, 128], the subjects, and which subject each picture shows."""
+    try:
+        from backend.training.render import render_all  # the only step that needs resvg-py
+    except ImportError as error:
+        raise TrainingError("resvg-py is not installed; docs/small-model.md says what training needs") from error
+
+    renderings = list(render_all(work / "packages", size=_SIZE, placements=_PLACEMENTS, seed=0))
     pictures = torch.from_numpy(np.stack([rendering.pixels for rendering in renderings])).permute(0, 3, 1, 2)
-    rng = random.Random(0)
-    captions = [[caption_of(rendering.subject, rng) for _ in range(4)] for rendering in renderings]
-    weights = [0.5 if rendering.subject.is_recoloured else 3.0 for rendering in renderings]
-    state = {"pictures": pictures.contiguous(), "captions": captions, "weights": torch.tensor(weights)}
+    subjects = list(dict.fromkeys(rendering.subject for rendering in renderings))
+    state = {
+        "pictures": pictures.contiguous(),
+        "shows": torch.tensor([subjects.index(rendering.subject) for rendering in renderings]),
+        "subjects": [
+            (CONCEPTS.index(subject.concept), STYLES.index(subject.style), subject.colour, subject.is_recoloured)
+            for subject in subjects
+        ],
+    }
     save_state(work / "renderings.pt", state)
 
 
 def vae(work: Path, options: argparse.Namespace) -> None:
-    renderings = _need(work / "renderings.pt", "render")
+    pictures = _need(work / "renderings.pt", "render")["pictures"]
     training = AutoencoderTraining(steps=options.steps or AutoencoderTraining.steps)
-    autoencoder = train_autoencoder(renderings["pictures"], work / "autoencoder.pt", training)
-    latents = normalise_latents(autoencoder, encode_all(autoencoder, renderings["pictures"]), LATENT_SCALE)
+    autoencoder = train_autoencoder(pictures, work / "autoencoder.pt", training)
+    latents = normalise_latents(autoencoder, encode_all(autoencoder, pictures), LATENT_SCALE)
     save_state(work / "latents.pt", {"latents": latents * LATENT_SCALE, "autoencoder": autoencoder.state_dict()})
 
 
+def text(work: Path, _: argparse.Namespace) -> None:
+    """Train the text encoder, and compute the contexts of all captions; a tenth of those has unknown words in it."""
+    rng = random.Random(0)
+    subjects = _subjects(_need(work / "renderings.pt", "render"))
+    captions = [caption_of(subject, rng) for subject in subjects for _ in range(_CAPTIONS)]
+    vocabulary = Vocabulary.of(captions)
+    encoder = train_text_encoder(captions, vocabulary, TextTraining())
+    rows = [vocabulary.rows(caption.text, rng if rng.random() < 0.1 else None) for caption in captions]
+    contexts = contexts_of(encoder, torch.tensor([*rows, vocabulary.rows("")]))
+    state = {"text": encoder.state_dict(), "token_ids": list(vocabulary.token_ids), "contexts": contexts}
+    save_state(work / "text.pt", state)
+
+
 def unet(work: Path, options: argparse.Namespace) -> None:
-    renderings, encoded = _need(work / "renderings.pt", "render"), _need(work / "latents.pt", "vae")
-    data = LatentData(encoded["latents"], renderings["captions"], renderings["weights"])
-    training = DiffusionTraining(steps=options.steps or DiffusionTraining.steps, decay_from=options.decay_from)
-
-    def on_save() -> None:
-        export_model(work, work / "export" / "emulsion-tiny-v1.safetensors")
-
-    train_diffusion(data, work / "diffusion.pt", training, on_save)
+    renderings, latents = _need(work / "renderings.pt", "render"), _need(work / "latents.pt", "vae")
+    shows, subjects = renderings["shows"], _subjects(renderings)
+    # A recoloured thing has seven colours and its own colour has one, so each is drawn about as often.
+    weights = torch.tensor([0.5 if subject.is_recoloured else 3.0 for subject in subjects])[shows]
+    captions = shows[:, None] * _CAPTIONS + torch.arange(_CAPTIONS)
+    data = LatentData(latents["latents"], _need(work / "text.pt", "text")["contexts"], captions, weights)
+    training = DiffusionTraining(
+        steps=options.steps or DiffusionTraining.steps, decay_from=options.decay_from, processes=options.processes
+    )
+    train_diffusion(data, work / "diffusion.pt", training, UNET, partial(export_model, work, work / "export" / _MODEL))
 
 
 def export(work: Path, options: argparse.Namespace) -> None:
-    export_model(work, options.output or work / "export" / "emulsion-tiny-v1.safetensors")
+    export_model(work, options.output or work / "export" / _MODEL)
 
 
-def _need(path: Path, step: str) -> dict[str, object]:
+def samples(work: Path, options: argparse.Namespace) -> None:
+    prompts = [prompt.strip() for prompt in (options.prompts or SHEET).split(";")]
+    output = options.output or work / "samples.png"
+    contact_sheet(work, output, prompts, steps=options.steps or 25, guidance=options.guidance, seed=options.seed)
+
+
+def _subjects(renderings: dict[str, Any]) -> list[Subject]:
+    return [
+        Subject(CONCEPTS[concept], STYLES[style], colour, is_recoloured)
+        for concept, style, colour, is_recoloured in renderings["subjects"]
+    ]
+
+
+def _need(path: Path, step: str) -> dict[str, Any]:
     state = load_state(path)
     if state is None:
         raise TrainingError(f"{path} is not there; run the {step} step first")
@@ -73,14 +118,17 @@ def _need(path: Path, step: str) -> dict[str, object]:
 
 
 def main() -> int:
-    steps = {"fetch": fetch, "render": render, "vae": vae, "unet": unet, "export": export}
+    steps = {step.__name__: step for step in (fetch, render, vae, text, unet, export, samples)}
     parser = argparse.ArgumentParser(prog="python -m backend.training", description=__doc__)
     parser.add_argument("step", choices=steps)
     parser.add_argument("--work", type=Path, default=Path("data/tiny"), help="folder for packages, caches and states")
-    parser.add_argument("--steps", type=int, help="optimisation steps in all (vae, unet)")
-    parser.add_argument("--decay-from", type=float, default=0.7, help="share of the steps before the rate falls (unet)")
-    parser.add_argument("--placements", type=int, default=6, help="pictures for each icon and colour (render)")
-    parser.add_argument("--output", type=Path, help="file to write (export)")
+    parser.add_argument("--steps", type=int, help="optimisation steps in all (vae, unet) or sampling steps (samples)")
+    parser.add_argument("--decay-from", type=float, default=0.75, help="share of steps before the rate falls (unet)")
+    parser.add_argument("--processes", type=int, default=2, help="how many cores share a batch (unet)")
+    parser.add_argument("--output", type=Path, help="file to write (export, samples)")
+    parser.add_argument("--prompts", help="prompts with semicolons between them (samples)")
+    parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale (samples)")
+    parser.add_argument("--seed", type=int, default=0, help="seed (samples)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     try:

@@ -17,7 +17,8 @@ from backend.training.checkpointing import Average, load_state, save_state
 
 _log = logging.getLogger(__name__)
 
-CONFIG = AutoencoderConfig(channels=16, norm_groups=4)  # SD 1.x has 4 channels in a group; 32 groups would flatten colours
+# SD 1.x has 4 channels in a normalisation group; 32 groups here would flatten colours.
+CONFIG = AutoencoderConfig(channels=16, norm_groups=4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ def train_autoencoder(pictures: Tensor, state_file: Path, training: AutoencoderT
         optimizer.step()
         average.update(autoencoder, step)
         if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
-            _log.info("autoencoder step %d: loss %.4f, PSNR %.2f dB", step + 1, float(loss), -10 * math.log10(error / 4))
+            psnr = -10 * math.log10(error / 4)
+            _log.info("autoencoder step %d: loss %.4f, PSNR %.2f dB", step + 1, float(loss.detach()), psnr)
             save_state(
                 state_file,
                 {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.errors import EmulsionError
@@ -27,7 +26,7 @@ class Style:
 
 # Hues in degrees that things are recoloured to, and up to which hue a colour keeps its name (red goes round 360).
 COLOURS = {"red": 0.0, "orange": 28.0, "yellow": 52.0, "green": 120.0, "blue": 215.0, "purple": 275.0, "pink": 325.0}
-COLOUR_ENDS = {"red": 14.0, "orange": 41.0, "yellow": 68.0, "green": 170.0, "blue": 255.0, "purple": 297.0, "pink": 346.0}
+COLOUR_ENDS = {"red": 14, "orange": 41, "yellow": 68, "green": 170, "blue": 255, "purple": 297, "pink": 346}
 
 STYLES = (Style("flat icon", "fluent-emoji-flat"), Style("cartoon", "noto"))
 
@@ -70,8 +69,21 @@ CONCEPTS = (
     Concept("wrapped-gift", ("gift", "present")),
 )
 
-_TEMPLATES = ("{thing}", "{thing}", "a {thing}", "a picture of a {thing}", "{thing} on a white background")
-_STYLED = ("{plain}, {style}", "{plain}, {style}", "{style} of a {thing}")
+_TEMPLATES = (
+    "{thing}",
+    "{thing}",
+    "{thing}",
+    "{a} {thing}",
+    "a picture of {a} {thing}",
+    "a photo of {a} {thing}",
+    "a drawing of {a} {thing}",
+    "{thing} on a white background",
+    "cute {thing}",
+    "{thing} icon",
+    "{thing} emoji",
+    "one {thing}, simple",
+)
+_STYLED = ("{plain}, {style}", "{plain}, {style}", "{plain}, {style} style", "{style} of {a} {thing}")
 
 
 @dataclass(frozen=True)
@@ -84,33 +96,27 @@ class Subject:
     is_recoloured: bool
 
 
-def caption_of(subject: Subject, rng: random.Random, *, style_share: float = 0.7) -> str:
-    """A caption such as people type: "blue heart, flat icon". A recoloured subject always names its colour."""
+@dataclass(frozen=True)
+class Caption:
+    """What a person might type, and what it says: a caption need not name the colour or the style."""
+
+    text: str
+    concept: Concept
+    colour: str | None
+    style: Style | None
+
+
+def caption_of(subject: Subject, rng: random.Random) -> Caption:
+    """A caption such as "blue heart, flat icon". A recoloured subject always names its colour."""
+    colour = subject.colour if subject.is_recoloured or rng.random() < 0.7 else None
+    style = subject.style if rng.random() < 0.6 else None
     thing = rng.choice(subject.concept.words)
-    if subject.colour is not None and (subject.is_recoloured or rng.random() < 0.7):
-        thing = f"{subject.colour} {thing}"
-    plain = rng.choice(_TEMPLATES).format(thing=thing)
-    if rng.random() >= style_share:
-        return plain
-    return rng.choice(_STYLED).format(plain=plain, thing=thing, style=subject.style.words)
-
-
-def all_captions(subjects: Sequence[Subject]) -> list[str]:
-    """Every caption that `caption_of` can give for `subjects`, sorted."""
-    captions: set[str] = set()
-    for subject in subjects:
-        for words in subject.concept.words:
-            things = [f"{subject.colour} {words}"] if subject.colour else []
-            things += [] if subject.is_recoloured else [words]
-            for thing in things:
-                plains = [template.format(thing=thing) for template in _TEMPLATES]
-                captions.update(plains)
-                captions.update(
-                    styled.format(plain=plain, thing=thing, style=subject.style.words)
-                    for styled in _STYLED
-                    for plain in plains
-                )
-    return sorted(captions)
+    thing = f"{colour} {thing}" if colour else thing
+    article = "an" if thing[0] in "aeiou" else "a"
+    text = rng.choice(_TEMPLATES).format(thing=thing, a=article)
+    if style is not None:
+        text = rng.choice(_STYLED).format(plain=text, thing=thing, a=article, style=style.words)
+    return Caption(text, subject.concept, colour, style)
 
 
 class TrainingError(EmulsionError):

@@ -1,75 +1,52 @@
-"""Train the small U-Net and its text encoder together, from captions to latents."""
+"""Train the small U-Net from the contexts of captions to latents."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from backend.nn.unet import UNet, UNetConfig
-from backend.text.clip_tokenizer import ClipTokenizer
 from backend.training.autoencoder_trainer import learning_rate_factor
 from backend.training.checkpointing import Average, load_state, save_state
 
 _log = logging.getLogger(__name__)
 
-UNET = UNetConfig(model_channels=32, channel_mult=(1, 2, 4, 4), context_dim=128, num_heads=2, norm_groups=8)
-TEXT_WIDTH, TEXT_LAYERS, TEXT_HEADS = 128, 4, 2
-BEGIN, END, LENGTH = 49406, 49407, 77
+# SD 1.x has 10 channels in a normalisation group; one channel in a group would lose flat colours.
+UNET = UNetConfig(model_channels=64, channel_mult=(1, 2, 2, 2), context_dim=128, num_heads=2, norm_groups=8)
 TIMESTEPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionTraining:
-    steps: int = 12_000
-    batch: int = 24
-    learning_rate: float = 1e-3
-    decay_from: float = 0.7
+    steps: int = 4000
+    batch: int = 32
+    learning_rate: float = 1.2e-3
+    decay_from: float = 0.75  # share of the steps before the learning rate falls
     caption_dropout: float = 0.1
-    min_snr: float = 5.0  # Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy"
-    save_every: int = 400
+    average_decay: float = 0.998
+    processes: int = 2  # each computes its share of every batch on one thread
+    save_every: int = 100
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class LatentData:
-    """latents [P, 4, h, w] of unit variance; several captions for each; how often each is drawn."""
+    """latents [P, 4, h, w] of unit variance; contexts [C, 77, D], of which the last is that of the empty prompt;
+    captions [P, K]: which contexts fit a latent; weights [P]: how often each is drawn."""
 
     latents: Tensor
-    captions: Sequence[Sequence[str]]
+    contexts: Tensor
+    captions: Tensor
     weights: Tensor
-
-
-class TextToLatent(nn.Module):
-    """The text encoder and the U-Net, trained together. `token_ids` are the vocabulary entries that have a row."""
-
-    def __init__(self, token_ids: Sequence[int]) -> None:
-        super().__init__()
-        self.token_ids = tuple(token_ids)
-        self.unet = UNet(UNET)
-        config = CLIPTextConfig(
-            vocab_size=len(token_ids),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=TEXT_LAYERS,
-            num_attention_heads=TEXT_HEADS,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=1,
-        )
-        self.text = CLIPTextModel(config)
-        _start_quietly(self.unet)
-
-    def forward(self, x: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
-        context = self.text(input_ids=tokens).last_hidden_state
-        return self.unet(x, timesteps, context)
 
 
 def zero_terminal_snr_alphas() -> Tensor:
@@ -80,84 +57,131 @@ def zero_terminal_snr_alphas() -> Tensor:
 
 
 def train_diffusion(
-    data: LatentData, state_file: Path, training: DiffusionTraining, on_save: Callable[[], None]
-) -> TextToLatent:
+    data: LatentData, state_file: Path, training: DiffusionTraining, config: UNetConfig, on_save: Callable[[], None]
+) -> None:
     """Train with velocity targets on zero-terminal-SNR noise until `training.steps`; resumes from `state_file` exactly.
 
-    Every step draws from a generator of its own, so that a resumed training continues bit for bit.
+    Every step draws from a generator of its own, so that a resumed training continues bit for bit. The state file holds
+    the result: "model", "average" (the weights to use), "optimizer", "step". `on_save` is called after each save.
     """
-    torch.manual_seed(training.seed)
-    tokenizer = ClipTokenizer.load()
-    token_lists = [[tokenizer.encode(caption) for caption in captions] for captions in data.captions]
-    used = sorted({token for captions in token_lists for tokens in captions for token in tokens})
-    token_ids = [BEGIN, END, *used]
-    rows = {token: row for row, token in enumerate(token_ids)}
-    table = torch.tensor([[_row(tokens, rows) for tokens in captions] for captions in token_lists])  # [P, K, 77]
-    empty = torch.tensor(_row([], rows))
+    if training.processes == 1:
+        _train(0, data, state_file, training, config, on_save)
+        return
+    meeting = state_file.with_name(f".{state_file.name}.meeting")
+    meeting.unlink(missing_ok=True)
+    try:
+        multiprocessing.spawn(  # pyright: ignore[reportPrivateImportUsage]
+            _train_beside_others, (meeting, data, state_file, training, config, on_save), nprocs=training.processes
+        )
+    finally:
+        meeting.unlink(missing_ok=True)
 
-    model = TextToLatent(token_ids)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    average = Average(model, 0.999)
+
+def _train_beside_others(rank: int, meeting: Path, data: LatentData, state_file: Path, training: DiffusionTraining,
+                         config: UNetConfig, on_save: Callable[[], None]) -> None:  # fmt: skip
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=training.processes)
+    try:
+        _train(rank, data, state_file, training, config, on_save)
+    finally:
+        dist.destroy_process_group()
+
+
+def _train(rank: int, data: LatentData, state_file: Path, training: DiffusionTraining, config: UNetConfig,
+           on_save: Callable[[], None]) -> None:  # fmt: skip
+    torch.manual_seed(training.seed)
+    model = UNet(config).to(memory_format=torch.channels_last)
+    _start_quietly(model)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
+    average = Average(model, training.average_decay)
     start = 0
     if state := load_state(state_file):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.values, start = state["average"], state["step"]
 
-    alphas = zero_terminal_snr_alphas()
     losses: list[float] = []
     began = time.monotonic()
     for step in range(start, training.steps):
-        rate = learning_rate_factor(step, training.steps, warm_up=200, decay_from=training.decay_from)
+        factor = learning_rate_factor(step, training.steps, warm_up=150, decay_from=training.decay_from)
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate * rate
+            group["lr"] = training.learning_rate * factor
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
-        loss = _loss(model, data, table, empty, alphas, training, generator)
+        loss = _loss(model, _Batch.draw(data, training, generator).share(rank, training.processes))
         optimizer.zero_grad()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if training.processes > 1:
+            _average_gradients(parameters, training.processes)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         average.update(model, step)
         losses.append(float(loss.detach()))
-        if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
+        if rank == 0 and ((step + 1) % training.save_every == 0 or step + 1 == training.steps):
             speed = training.batch * len(losses) / (time.monotonic() - began)
             _log.info("diffusion step %d: loss %.4f, %.1f samples/s", step + 1, sum(losses) / len(losses), speed)
             losses, began = [], time.monotonic()
-            save_state(state_file, _state(model, optimizer, average, step + 1))
+            save_state(
+                state_file,
+                {
+                    "model": model.state_dict(),
+                    "average": average.values,
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
+            )
             on_save()
-    average.copy_to(model)
-    return model.eval().requires_grad_(False)
 
 
-def _loss(
-    model: TextToLatent,
-    data: LatentData,
-    table: Tensor,
-    empty: Tensor,
-    alphas: Tensor,
-    training: DiffusionTraining,
-    generator: torch.Generator,
-) -> Tensor:
-    index = torch.multinomial(data.weights, training.batch, replacement=True, generator=generator)
-    variant = torch.randint(table.shape[1], (training.batch,), generator=generator)
-    tokens = table[index, variant]
-    dropped = torch.rand(training.batch, generator=generator) < training.caption_dropout
-    tokens = torch.where(dropped[:, None], empty, tokens)
-    x0 = data.latents[index]
-    timesteps = torch.randint(TIMESTEPS, (training.batch,), generator=generator)
-    noise = torch.randn(x0.shape, generator=generator)
-    alpha = alphas[timesteps][:, None, None, None]
-    x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
-    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * x0
-    error = (model(x, timesteps, tokens) - velocity).square().mean(dim=(1, 2, 3))
-    snr = alphas[timesteps] / (1 - alphas[timesteps])
-    weight = (snr.clamp(max=training.min_snr) / (snr + 1)).clamp(min=0.1)
-    return (error * weight / weight.mean()).mean()
+@dataclass(frozen=True)
+class _Batch:
+    """Noisy latents x [B, 4, h, w] at timesteps [B], their contexts [B, 77, D] and the velocities to predict."""
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor
+    velocity: Tensor
+
+    @classmethod
+    def draw(cls, data: LatentData, training: DiffusionTraining, generator: torch.Generator) -> _Batch:
+        size = training.batch
+        index = torch.multinomial(data.weights, size, replacement=True, generator=generator)
+        which = torch.randint(data.captions.shape[1], (size,), generator=generator)
+        captions = data.captions[index, which]
+        captions[torch.rand(size, generator=generator) < training.caption_dropout] = len(data.contexts) - 1
+        # One timestep in each of `size` equal ranges: a batch then covers all noise levels.
+        timesteps = ((torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)) / size).mul(
+            TIMESTEPS
+        ).long()  # fmt: skip
+        x0 = data.latents[index]
+        noise = torch.randn(x0.shape, generator=generator)
+        alpha = zero_terminal_snr_alphas()[timesteps][:, None, None, None]
+        x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * x0
+        return cls(x, timesteps, data.contexts[captions].float(), velocity)
+
+    def share(self, rank: int, processes: int) -> _Batch:
+        part = slice(rank, None, processes)
+        return _Batch(self.x[part], self.timesteps[part], self.context[part], self.velocity[part])
 
 
-def _row(tokens: Sequence[int], rows: dict[int, int]) -> list[int]:
-    ids = [BEGIN, *tokens[: LENGTH - 2]]
-    return [rows[token] for token in ids + [END] * (LENGTH - len(ids))]
+def _loss(model: UNet, batch: _Batch) -> Tensor:
+    """Squared error of the velocity, with one weight for all noise levels: shapes are decided at high noise."""
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = model(batch.x.contiguous(memory_format=torch.channels_last), batch.timesteps, batch.context)
+    return (predicted.float() - batch.velocity).square().mean()
+
+
+def _average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= processes
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def _start_quietly(unet: UNet) -> None:
@@ -167,11 +191,25 @@ def _start_quietly(unet: UNet) -> None:
             nn.init.zeros_(parameter)
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, step: int) -> dict[str, Any]:
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "average": average.values,
-        "step": step,
-        "token_ids": list(getattr(model, "token_ids", ())),
-    }
+@torch.no_grad()
+def sample(unet: Callable[..., Tensor], contexts: Tensor, empty: Tensor, shape: tuple[int, ...], *, steps: int,
+           guidance: float, seed: int) -> Tensor:  # fmt: skip
+    """Latents [B, *shape] for contexts [B, 77, D] by DDIM (Song et al. 2021) with classifier-free guidance."""
+    alphas = zero_terminal_snr_alphas()
+    x = torch.randn((len(contexts), *shape), generator=torch.Generator().manual_seed(seed))
+    both = torch.cat([contexts, empty.expand_as(contexts)])
+    timesteps = torch.linspace(TIMESTEPS - 1, 0, steps + 1).round().long()[:-1].tolist()
+    for timestep, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        alpha = alphas[timestep]
+        conditional, unconditional = unet(x.repeat(2, 1, 1, 1), torch.full((2 * len(x),), timestep), both).chunk(2)
+        velocity = unconditional + guidance * (conditional - unconditional)
+        x0 = alpha.sqrt() * x - (1 - alpha).sqrt() * velocity
+        noise = alpha.sqrt() * velocity + (1 - alpha).sqrt() * x
+        alpha = torch.tensor(1.0) if following is None else alphas[following]
+        x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+    return x
+
+
+def parameters_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights in a training's state."""
+    return state["average"]

@@ -57,7 +57,7 @@ def rasterise(icons: dict[str, Any], name: str) -> Pixels:
 def dominant_hue(rgba: Pixels) -> float | None:
     """The hue, in degrees, that most coloured pixels share, or None.
 
-    The mean is taken inside a window around the fullest bin: the bin itself would make a red with an orange edge orange.
+    The mean is taken in a window around the fullest bin: the bin itself would make a red with an orange edge orange.
     """
     hue, weight = _hue_and_colourfulness(rgba)
     total = float(weight.sum())
@@ -87,7 +87,7 @@ def colour_name(hue: float) -> str:
 
 
 def render_all(tarballs: Path, *, size: int, placements: int, seed: int) -> Iterator[Rendering]:
-    """Every concept in every style and colour, `placements` times each: flipped, scaled and shifted on white."""
+    """Every concept in every style and colour, `placements` times each: scaled and shifted a little, on white."""
     rng = random.Random(seed)
     for style in STYLES:
         matches = sorted(tarballs.glob(f"iconify-json-{style.package}-[0-9]*.tgz"))
@@ -123,12 +123,10 @@ def _is_dark(rgba: Pixels) -> bool:
 
 
 def _placed(rgba: Pixels, size: int, rng: random.Random) -> Pixels:
-    side = round(size * rng.uniform(0.8, 0.97))
+    side = round(size * rng.uniform(0.86, 0.95))
     free = size - side
-    left, top = (max(0, min(free, free // 2 + rng.randint(-size // 24, size // 24))) for _ in range(2))
+    left, top = (max(0, min(free, free // 2 + rng.randint(-size // 42, size // 42))) for _ in range(2))
     icon = Image.fromarray(rgba).resize((side, side), Image.Resampling.LANCZOS)
-    if rng.random() < 0.5:
-        icon = icon.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     canvas = Image.new("RGBA", (size, size), "white")
     canvas.alpha_composite(icon, (left, top))
     return np.asarray(canvas.convert("RGB"))

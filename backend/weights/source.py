@@ -1,0 +1,169 @@
+"""Immutable mappings from keys to tensors, of which nothing is read until it is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a header says about a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_elements(self) -> int:
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * self.dtype.itemsize
+
+
+class WeightSource(Protocol):
+    """Key -> tensor. A composed source is as cheap as its parts: it computes one tensor when that one is asked for."""
+
+    def keys(self) -> Sequence[str]:
+        """Ordered names."""
+        ...
+
+    def spec(self, key: str) -> TensorSpec:
+        """Shape and dtype, without touching the data. Raises KeyError."""
+        ...
+
+    def read(self, key: str) -> Tensor:
+        """The tensor: a read-only view of the memory-mapped file where it can be one. Raises BadCheckpoint."""
+        ...
+
+    def identity(self, key: str) -> str:
+        """Content identity of one tensor: equal identities mean equal tensors."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
+    @property
+    def origin(self) -> Path:
+        """The file to name in messages."""
+        ...
+
+
+class InMemory:
+    """Tensors that are already there."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None, origin: Path | None = None
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+        self.origin = origin or Path("memory")
+
+    def keys(self) -> Sequence[str]:
+        return tuple(self._tensors)
+
+    def spec(self, key: str) -> TensorSpec:
+        tensor = self._tensors[key]
+        return TensorSpec(tuple(tensor.shape), tensor.dtype)
+
+    def read(self, key: str) -> Tensor:
+        return self._tensors[key]
+
+    def identity(self, key: str) -> str:
+        tensor = self._tensors[key].detach().contiguous().flatten()
+        return hashlib.sha256(bytes(tensor.view(torch.uint8).tolist())).hexdigest()
+
+
+class Renamed:
+    """A source under other names; keys for which `rename` gives None are left out."""
+
+    def __init__(self, source: WeightSource, rename: Callable[[str], str | None]) -> None:
+        self._source = source
+        self._originals = {new: old for old in source.keys() if (new := rename(old)) is not None}
+
+    def keys(self) -> Sequence[str]:
+        return tuple(self._originals)
+
+    def spec(self, key: str) -> TensorSpec:
+        return self._source.spec(self._originals[key])
+
+    def read(self, key: str) -> Tensor:
+        return self._source.read(self._originals[key])
+
+    def identity(self, key: str) -> str:
+        return self._source.identity(self._originals[key])
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._source.metadata
+
+    @property
+    def origin(self) -> Path:
+        return self._source.origin
+
+
+def with_prefix(source: WeightSource, prefix: str) -> Renamed:
+    """The part of a source whose keys start with `prefix`, which is taken off."""
+    return Renamed(source, lambda key: key[len(prefix) :] if key.startswith(prefix) else None)
+
+
+class Computed:
+    """A source in which some tensors are computed from others when they are asked for.
+
+    values: key -> (what the header would say, how to make it, its identity).
+    """
+
+    def __init__(
+        self, source: WeightSource, values: Mapping[str, tuple[TensorSpec, Callable[[], Tensor], str]]
+    ) -> None:
+        self._source = source
+        self._values = dict(values)
+
+    def keys(self) -> Sequence[str]:
+        return (*self._source.keys(), *(key for key in self._values if key not in self._source.keys()))
+
+    def spec(self, key: str) -> TensorSpec:
+        return self._values[key][0] if key in self._values else self._source.spec(key)
+
+    def read(self, key: str) -> Tensor:
+        return self._values[key][1]() if key in self._values else self._source.read(key)
+
+    def identity(self, key: str) -> str:
+        return self._values[key][2] if key in self._values else self._source.identity(key)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._source.metadata
+
+    @property
+    def origin(self) -> Path:
+        return self._source.origin
+
+
+def with_averaged_weights(source: WeightSource) -> WeightSource:
+    """The exponential moving average of a full SD checkpoint under the plain names of its U-Net.
+
+    `model_ema.diffusion_modelinput_blocks00weight` is the average of `model.diffusion_model.input_blocks.0.0.weight`:
+    its name is the plain one without dots. Raises KeyError when the file holds no average.
+    """
+    plain = "model.diffusion_model."
+    averages = {
+        key: "model_ema." + key.removeprefix("model.").replace(".", "") for key in source.keys() if key.startswith(plain)
+    }
+    missing = sorted(set(averages.values()) - set(source.keys()))
+    if missing or not averages:
+        raise KeyError(missing[0] if missing else "model_ema.")
+    kept = {average: key for key, average in averages.items()}
+    return Renamed(
+        source, lambda key: kept.get(key) or (None if key.startswith((plain, "model_ema.")) else key)
+    )
