@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from backend.errors import OutOfMemory
-from backend.memory.budget import as_text
+from backend.memory.byte_sizes import as_text
 
 _log = logging.getLogger(__name__)
 
