@@ -8,13 +8,14 @@ from typing import Protocol
 
 from torch import Tensor
 
+from backend.diffusion.guidance import ConditionedNetwork, Conditioning
 from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.prediction import Prediction
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.residency import Residency
 from backend.text.chunks import CompiledPrompt
-from backend.text.clip_encoder import EmphasisMode
+from backend.text.emphasis import EmphasisMode
 from backend.weights.source import WeightSource
 
 # Shapes: B batch, C latent channels, h x w latent size, M context tokens, D context width.
@@ -63,14 +64,14 @@ class Model(Protocol):
         """(C, h, w) of a picture of this size in pixels."""
         ...
 
-    def compile_prompt(self, text: str) -> CompiledPrompt: ...
+    def compile_prompt(self, text: str, emphasis: EmphasisMode) -> CompiledPrompt: ...
 
-    def encode_prompt(self, prompt: CompiledPrompt, *, clip_skip: int, emphasis: EmphasisMode) -> Tensor:
-        """Context [1, M, D] in float32; M is a multiple of 77."""
+    def encode_prompt(self, prompt: CompiledPrompt, *, clip_skip: int, emphasis: EmphasisMode) -> Conditioning:
+        """For one image, in float32; its context [1, M, D] has a multiple of 77 tokens."""
         ...
 
-    def network(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """The function (x [B, C, h, w] float32 and already scaled, timesteps [B], context [B, M, D]) -> prediction, float32."""
+    def network(self) -> ConditionedNetwork:
+        """The network with its weights in memory. x is float32 and already scaled; the prediction is float32."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -102,12 +103,14 @@ class Machine:
 class Family:
     """All facts about one family, or, with `load` None, a kind of file that is known by name but not run.
 
-    recognise looks at names and shapes alone. advice completes the sentence "This is a <label> file: ...".
+    recognise looks at names and shapes alone. describe gives native size in pixels and defaults, from a header alone;
+    a family that runs has both `describe` and `load`. advice completes the sentence "This is a <label> file: ...".
     """
 
     name: str
     label: str
     recognise: Callable[[WeightSource], bool]
+    describe: Callable[[WeightSource], tuple[int, Defaults]] | None = None
     load: Callable[[ModelFiles, Machine], Model] | None = None
     advice: str = ""
     aliases: tuple[str, ...] = ()
