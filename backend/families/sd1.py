@@ -46,7 +46,9 @@ _VAE = "first_stage_model."
 _TEXT = "cond_stage_model."
 _TOKEN_IDS = "emulsion.token_ids"
 _TILE, _OVERLAP = 64, 16  # latent pixels
-_DECODE_BYTES_PER_PIXEL = 768  # live activations of a decode at the autoencoder's widest, per pixel and byte of its type
+_DECODE_BYTES_PER_PIXEL = (
+    768  # live activations of a decode at the autoencoder's widest, per pixel and byte of its type
+)
 _FIT_SIZE = 16  # latent pixels along a side of the patterns that the preview colours are fitted on
 
 
@@ -118,6 +120,7 @@ class Sd1Model:
         self.levels = NoiseLevels.scaled_linear(zero_terminal_snr=facts.has_zero_terminal_snr(keys))
         self.prediction: Prediction = VPrediction() if facts.is_velocity(keys) else EpsPrediction()
         self._machine = machine
+        self._preview: LatentPreview | None = None
         self._tokenizer = ClipTokenizer.load()
         self._unet = _unet_part(with_prefix(checkpoint, _UNET), facts, machine)
         self._text = _text_part(checkpoint, facts, machine)
@@ -171,8 +174,13 @@ class Sd1Model:
             return decode_tiled(autoencoder, scaled, _TILE, _OVERLAP)
         return decode_sliced(autoencoder, scaled).float()
 
-    @torch.inference_mode()
     def latent_preview(self) -> LatentPreview:
+        if self._preview is None:
+            self._preview = self._fitted_preview()
+        return self._preview
+
+    @torch.inference_mode()
+    def _fitted_preview(self) -> LatentPreview:
         """The colours of latents, fitted by least squares on what the autoencoder makes of smooth random ones."""
         coarse = normals(0, 0, 16 * 4 * 4 * 4).view(16, 4, 4, 4)
         latents = F.interpolate(coarse, scale_factor=_FIT_SIZE // 4, mode="bicubic")
@@ -235,7 +243,9 @@ def _vae_part(source: WeightSource, facts: _Facts, machine: Machine) -> Callable
     return lambda dtype: _part("autoencoder", source, machine, dtype, lambda: Autoencoder(config))
 
 
-def _part(label: str, source: WeightSource, machine: Machine, dtype: torch.dtype, build: Callable[[], nn.Module]) -> Part:
+def _part(
+    label: str, source: WeightSource, machine: Machine, dtype: torch.dtype, build: Callable[[], nn.Module]
+) -> Part:
     target = Target(machine.device.torch_device, dtype)
     keys = source.keys()
     identity = source.identity(keys[0]) if keys else ""

@@ -8,7 +8,9 @@ from backend.nn.unet import UNetConfig
 from backend.weights.source import WeightSource
 
 
-def unet_config_from(source: WeightSource, *, num_heads: int | None, head_dim: int | None, norm_groups: int) -> UNetConfig:
+def unet_config_from(
+    source: WeightSource, *, num_heads: int | None, head_dim: int | None, norm_groups: int
+) -> UNetConfig:
     """The configuration of a U-Net whose keys start at `input_blocks.`.
 
     Head counts and normalisation groups leave no trace in the shapes, so they are given.

@@ -25,7 +25,9 @@ _MARKS = {"<|startoftext|>": BEGIN_TEXT, "<|endoftext|>": END_TEXT}
 _CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 _MERGES = 48_894
 # Unicode's White_Space; Python's str.isspace() also holds four control characters to be spaces.
-_SPACES = frozenset("\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B))))
+_SPACES = frozenset(
+    "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+)
 
 
 @dataclass(frozen=True)

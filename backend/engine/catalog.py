@@ -1,0 +1,36 @@
+"""Everything that can be picked by name and is code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from backend.diffusion import noise, samplers, schedules
+from backend.diffusion.noise import NoiseKind
+from backend.diffusion.samplers.sampler import Sampler
+from backend.diffusion.schedules import Schedule
+from backend.families import builtin as families
+from backend.families.family import Family
+from backend.registry import Registry
+from backend.text import emphasis
+from backend.text.emphasis import EmphasisMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """Registries, to which extensions add."""
+
+    samplers: Registry[Sampler]
+    schedules: Registry[Schedule]
+    emphasis_modes: Registry[EmphasisMode]
+    noise_sources: Registry[NoiseKind]
+    families: Registry[Family]
+
+    @classmethod
+    def builtin(cls) -> Catalog:
+        return cls(
+            samplers=Registry("sampler", samplers.BUILTIN),
+            schedules=Registry("schedule", schedules.BUILTIN),
+            emphasis_modes=Registry("emphasis mode", emphasis.BUILTIN),
+            noise_sources=Registry("noise source", noise.BUILTIN),
+            families=Registry("model family", families.BUILTIN),
+        )

@@ -1,0 +1,273 @@
+"""The application: the one object that page, HTTP, command line and extensions talk to."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.engine.catalog import Catalog
+from backend.engine.job import JobState, JobView
+from backend.engine.job_table import KEPT_FINISHED, MAX_QUEUED, JobTable
+from backend.engine.journal import MAX_ATTEMPTS, Journal
+from backend.engine.library import CheckpointEntry, Library, VaeEntry
+from backend.engine.models import ModelFacts, Models
+from backend.engine.outputs import Outputs
+from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
+from backend.engine.publisher import Observer, Publisher
+from backend.engine.runner import JobRunner, Resources
+from backend.engine.settings import Settings
+from backend.errors import RequestError
+from backend.events import JobCancelled, JobQueued
+from backend.families.family import Machine
+from backend.memory.budget import default_budget
+from backend.memory.device import DeviceFacts, detect_device
+from backend.memory.dtype_policy import policy_for
+from backend.memory.residency import Held, Residency
+from backend.pipeline.metadata import request_of
+from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
+from backend.request import RANDOM_SEED, GenerationRequest
+from backend.text.chunks import compile_chunks
+from backend.text.clip_tokenizer import ClipTokenizer
+from backend.text.emphasis import parse_emphasis
+from backend.weights.hashing import HashCache
+
+_LARGEST_DRAWN_SEED = 2**32 - 2  # what other programs draw from, so that their users' seeds look alike
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCount:
+    """limit: tokens that fit before the prompt needs another chunk of 75."""
+
+    tokens: int
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryReport:
+    """Bytes for weights, and what is held, the least recently used first."""
+
+    budget: int
+    used: int
+    held: tuple[Held, ...]
+
+
+class Engine:
+    """Jobs go in as requests and come out as events; one worker thread runs them one after the other."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        library: Library,
+        machine: Machine,
+        journal: Journal,
+        publisher: Publisher,
+    ) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.library = library
+        self._machine = machine
+        self._models = Models(catalog.families, machine)
+        self._journal = journal
+        self._publisher = publisher
+        self._jobs = JobTable()
+        self._preferences = load_preferences(self._preferences_file)
+        self._preferences_lock = threading.Lock()
+        resources = Resources(
+            library=library, models=self._models, machine=machine, outputs=Outputs(settings.output_dir)
+        )
+        self._runner = JobRunner(self._jobs, journal, publisher, resources, self.plan, lambda: self.preferences)
+        self._take_up_journal()
+        self._worker = threading.Thread(target=self._runner.run_until_closed, name="worker", daemon=True)
+        self._worker.start()
+
+    @classmethod
+    def open(cls, settings: Settings, *, persistent: bool = True) -> Engine:
+        """Put the parts together and start working off what is queued.
+
+        persistent: keep the queue in the data folder, which only one program at a time can do. Raises ServerError.
+        """
+        catalog = Catalog.builtin()
+        hashes = HashCache(settings.data_dir / "hashes.json")
+        library = Library(settings.checkpoint_dirs, settings.vae_dirs, list(catalog.families), hashes)
+        device = detect_device(force_cpu=settings.force_cpu)
+        machine = Machine(
+            device=device,
+            policy=policy_for(device, full_precision=settings.full_precision),
+            residency=Residency(settings.memory_budget or default_budget(device, low_memory=settings.low_memory)),
+        )
+        journal = Journal.open(settings.data_dir / "jobs.sqlite") if persistent else Journal.in_memory()
+        return cls(settings, catalog, library, machine, journal, Publisher())
+
+    @property
+    def device(self) -> DeviceFacts:
+        return self._machine.device
+
+    def submit(self, request: GenerationRequest) -> str:
+        """Queue a request and return the job's id.
+
+        Everything that can be refused is refused here: RequestError, UnknownName, FileError.
+        """
+        if self._jobs.num_queued() >= MAX_QUEUED:
+            raise RequestError("queue", f"{MAX_QUEUED} jobs are waiting; cancel some, or wait")
+        if request.seed == RANDOM_SEED:
+            request = dataclasses.replace(request, seed=random.SystemRandom().randint(0, _LARGEST_DRAWN_SEED))
+        view = JobView(id=secrets.token_hex(8), state=JobState.QUEUED, request=self._pinned(request))
+        self._journal.add(view)
+        with self._jobs.held():  # so that the worker cannot start it before its queuing is told
+            self._jobs.add(view)
+            self._publisher.publish(JobQueued(job_id=view.id))
+        return view.id
+
+    def cancel(self, job_id: str) -> None:
+        """End a queued or running job; no effect on one that has ended. Raises UnknownName."""
+        view = self._jobs.cancel(job_id)
+        if view.state is JobState.QUEUED and self._jobs.end_if_queued(job_id):
+            self._journal.save(self._jobs.get(job_id))
+            self._publisher.publish(JobCancelled(job_id=job_id))
+
+    def cancel_current(self) -> None:
+        """End the running job, if there is one."""
+        if (view := self._jobs.running()) is not None:
+            self.cancel(view.id)
+
+    def job(self, job_id: str) -> JobView:
+        """Raises UnknownName."""
+        return self._jobs.get(job_id)
+
+    def jobs(self) -> list[JobView]:
+        """Unfinished jobs and the last finished ones, the newest last."""
+        return self._jobs.all()
+
+    def current(self) -> JobView | None:
+        return self._jobs.running()
+
+    def preview(self, job_id: str) -> bytes | None:
+        """The newest live preview of a running job, a JPEG."""
+        return self._runner.preview(job_id)
+
+    def wait(self, job_id: str, timeout: float | None = None) -> JobView:
+        """The job once it has ended, or as it is after `timeout` seconds. Raises UnknownName."""
+        return self._jobs.wait(job_id, timeout)
+
+    def subscribe(self, observer: Observer) -> Callable[[], None]:
+        """Call `observer` with every event, from the worker's threads; returns the way to stop that."""
+        return self._publisher.subscribe(observer)
+
+    @property
+    def preferences(self) -> Preferences:
+        with self._preferences_lock:
+            return self._preferences
+
+    def change_preferences(self, **changes: Any) -> Preferences:
+        """Check, save and use changed preferences. Raises RequestError, UnknownName, OutputError."""
+        with self._preferences_lock:
+            preferences = changed(self._preferences, changes)
+            if preferences.checkpoint is not None:
+                self.library.find_checkpoint(preferences.checkpoint)
+            if preferences.vae is not None:
+                self.library.find_vae(preferences.vae)
+            _ = self.catalog.emphasis_modes[preferences.emphasis], self.catalog.noise_sources[preferences.noise_source]
+            save_preferences(self._preferences_file, preferences)
+            self._preferences = preferences
+            return preferences
+
+    def checkpoint(self, name: str | None = None) -> CheckpointEntry:
+        """The checkpoint called `name`, or the one that requests get which name none.
+
+        Raises UnknownName, and RequestError when there is no checkpoint at all.
+        """
+        if wanted := name or self.preferences.checkpoint or self.settings.checkpoint:
+            return self.library.find_checkpoint(wanted)
+        entries = self.library.checkpoints()
+        if not entries:
+            folder = self.settings.checkpoint_dirs[0]
+            raise RequestError("checkpoint", f"there is none; put one into {folder} and refresh the list")
+        return next((entry for entry in entries if not entry.problem), entries[0])
+
+    def describe_checkpoint(self, name: str | None = None) -> ModelFacts:
+        """What a checkpoint's header says. Raises FileError, UnknownName, RequestError."""
+        return self._models.describe(self.checkpoint(name))
+
+    def count_tokens(self, text: str) -> TokenCount:
+        """How long a prompt is for CLIP."""
+        compiled = compile_chunks(parse_emphasis(text), ClipTokenizer.load())
+        return TokenCount(tokens=compiled.num_tokens, limit=compiled.capacity)
+
+    def plan(self, request: GenerationRequest) -> GenerationPlan:
+        """What a request whose seed is drawn would compute. Raises RequestError, UnknownName, FileError."""
+        preferences = self.preferences
+        entry = self.checkpoint(request.checkpoint)
+        vae = self._vae(request, preferences)
+        facts = self._models.describe(entry)
+        return resolve(
+            request,
+            model=ModelName(checkpoint=entry.name, vae=vae.name if vae else None),
+            native_size=facts.native_size,
+            defaults=facts.defaults,
+            choices=Choices(
+                samplers=self.catalog.samplers,
+                schedules=self.catalog.schedules,
+                emphasis_modes=self.catalog.emphasis_modes,
+                noise_sources=self.catalog.noise_sources,
+            ),
+            standing=Standing(
+                clip_skip=preferences.clip_skip,
+                emphasis=preferences.emphasis,
+                noise_source=preferences.noise_source,
+                exact_batches=preferences.exact_batches,
+            ),
+        )
+
+    def memory(self) -> MemoryReport:
+        residency = self._machine.residency
+        return MemoryReport(budget=residency.budget, used=residency.used(), held=tuple(residency.report()))
+
+    def free_memory(self) -> None:
+        """Let go of all weights; a running job keeps what it uses until it ends."""
+        self._models.forget()
+        self._machine.residency.drop_all()
+
+    def close(self) -> None:
+        """Stop at the next step. What is queued or was running waits in the journal for the next start."""
+        self._jobs.close()
+        self._worker.join(timeout=60)
+        self._journal.close()
+
+    @property
+    def _preferences_file(self) -> Path:
+        return self.settings.data_dir / "preferences.json"
+
+    def _vae(self, request: GenerationRequest, preferences: Preferences) -> VaeEntry | None:
+        """A request that names a checkpoint but no VAE gets the checkpoint's own, so that it is complete by itself."""
+        wanted = request.vae or (preferences.vae if request.checkpoint is None else None)
+        return self.library.find_vae(wanted) if wanted else None
+
+    def _pinned(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with nothing left open, so that what is changed later does not change what is queued."""
+        plan = self.plan(request)
+        return dataclasses.replace(
+            request_of(plan, plan.seed), batch_size=plan.batch_size, batch_count=plan.batch_count
+        )
+
+    def _take_up_journal(self) -> None:
+        """Show what the last run of the program did, and queue what it left unfinished."""
+        for entry in self._journal.entries(KEPT_FINISHED):
+            view = entry.view
+            if view.state is JobState.RUNNING and entry.attempts >= MAX_ATTEMPTS:
+                view = dataclasses.replace(
+                    view,
+                    state=JobState.FAILED,
+                    error_kind="Interrupted",
+                    error="The program ended twice while this job was running. Start it again if you want to try once more.",
+                )
+                self._journal.save(view)
+            elif not view.state.is_final:
+                view = dataclasses.replace(view, state=JobState.QUEUED)
+            self._jobs.add(view)

@@ -1,0 +1,164 @@
+"""What lies on the disk: checkpoints and VAEs, known by their headers, found by the names that people use."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import EmulsionError, UnknownName
+from backend.families.family import Family, identify
+from backend.weights.hashing import SHORT, HashCache
+from backend.weights.safetensors_file import open_safetensors
+
+_WEIGHTS = (".safetensors", ".sft")
+_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+_HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")
+_HASH = re.compile(r"[0-9a-fA-F]{8,64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointEntry:
+    """A file in a folder of checkpoints.
+
+    name: file name without its ending, with the folder it lies in. family: registry name, "" when it is not known.
+    problem: why the file cannot be used, "" when it can. size: bytes. sha256: None until it was computed.
+    """
+
+    name: str
+    path: Path
+    family: str
+    problem: str
+    size: int
+    sha256: str | None
+
+    @property
+    def title(self) -> str:
+        """The name that A1111's clients show and send back."""
+        return f"{self.path.name} [{self.sha256[:SHORT]}]" if self.sha256 else self.path.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeEntry:
+    name: str
+    path: Path
+
+
+class Library:
+    """Files below the folders of models. Reads headers only, and only of files that changed since the last look."""
+
+    def __init__(
+        self,
+        checkpoint_dirs: Sequence[Path],
+        vae_dirs: Sequence[Path],
+        families: Sequence[Family],
+        hashes: HashCache,
+    ) -> None:
+        self._checkpoint_dirs = tuple(checkpoint_dirs)
+        self._vae_dirs = tuple(vae_dirs)
+        self._families = tuple(families)
+        self._hashes = hashes
+        self._lock = threading.Lock()
+        self._seen: dict[Path, tuple[int, int, CheckpointEntry]] = {}
+        self._checkpoints: tuple[CheckpointEntry, ...] = ()
+        self._vaes: tuple[VaeEntry, ...] = ()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the folders again."""
+        checkpoints = [self._entry(name, path) for name, path in _files(self._checkpoint_dirs, _WEIGHTS + _PICKLES)]
+        vaes = [VaeEntry(name=name, path=path) for name, path in _files(self._vae_dirs, _WEIGHTS)]
+        with self._lock:
+            self._checkpoints = tuple(sorted(checkpoints, key=lambda entry: entry.name.casefold()))
+            self._vaes = tuple(sorted(vaes, key=lambda entry: entry.name.casefold()))
+
+    def checkpoints(self) -> list[CheckpointEntry]:
+        with self._lock:
+            return list(self._checkpoints)
+
+    def vaes(self) -> list[VaeEntry]:
+        with self._lock:
+            return list(self._vaes)
+
+    def find_checkpoint(self, name: str) -> CheckpointEntry:
+        """By title, name, file name or the start of its hash. Raises UnknownName, which lists what there is."""
+        entries = self.checkpoints()
+        plain = _HASH_BEHIND_NAME.sub("", name.strip())
+        named = [entry for entry in entries if _is_called(plain, entry.name, entry.path)]
+        if not named and _HASH.fullmatch(plain):
+            named = [entry for entry in entries if entry.sha256 and entry.sha256.startswith(plain.lower())]
+        if not named:
+            raise UnknownName("checkpoint", name, [entry.name for entry in entries])
+        return named[0]
+
+    def find_vae(self, name: str) -> VaeEntry:
+        """By name or file name. Raises UnknownName."""
+        entries = self.vaes()
+        found = next((entry for entry in entries if _is_called(name.strip(), entry.name, entry.path)), None)
+        if found is None:
+            raise UnknownName("VAE", name, [entry.name for entry in entries])
+        return found
+
+    def hash(self, entry: CheckpointEntry) -> CheckpointEntry:
+        """The entry with its SHA-256, which takes a second for every gigabyte the first time. Raises OSError."""
+        hashed = dataclasses.replace(entry, sha256=self._hashes.hash(entry.path))
+        with self._lock:
+            self._checkpoints = tuple(hashed if other.path == entry.path else other for other in self._checkpoints)
+            if entry.path in self._seen:
+                self._seen[entry.path] = (*self._seen[entry.path][:2], hashed)
+        return hashed
+
+    def hash_of(self, path: Path) -> str:
+        """SHA-256 of any file, remembered. Raises OSError."""
+        return self._hashes.hash(path)
+
+    def _entry(self, name: str, path: Path) -> CheckpointEntry:
+        status = path.stat()
+        known = self._seen.get(path)
+        if known and known[:2] == (status.st_size, status.st_mtime_ns):
+            return known[2]
+        family, problem = _look_at(path, self._families)
+        entry = CheckpointEntry(
+            name=name,
+            path=path,
+            family=family,
+            problem=problem,
+            size=status.st_size,
+            sha256=self._hashes.known(path),
+        )
+        self._seen[path] = (status.st_size, status.st_mtime_ns, entry)
+        return entry
+
+
+def _look_at(path: Path, families: Sequence[Family]) -> tuple[str, str]:
+    """Family and problem of a file."""
+    try:
+        family = identify(open_safetensors(path), families)
+    except EmulsionError as error:
+        return "", str(error)
+    if family is None:
+        return "", f"{path.name}: no kind of model that this version knows has these weights."
+    if family.load is None:
+        return family.name, f"{path.name}: this is a {family.label} file: {family.advice}"
+    return family.name, ""
+
+
+def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Name and path of each file, the first of two with one name; hidden files and broken links are passed over."""
+    names: set[str] = set()
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() not in endings or path.name.startswith(".") or not path.is_file():
+                continue
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name not in names:
+                names.add(name)
+                yield name, path
+
+
+def _is_called(asked: str, name: str, path: Path) -> bool:
+    asked = asked.replace("\\", "/").casefold()
+    return asked in {text.casefold() for text in (name, path.name, path.stem, f"{name}{path.suffix}", path.as_posix())}

@@ -1,0 +1,82 @@
+"""Checkpoints of the library as models that can be used, and what their headers say."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backend.engine.library import CheckpointEntry, VaeEntry
+from backend.errors import UnsupportedCheckpoint
+from backend.families.family import Defaults, Family, Machine, Model, ModelFiles
+from backend.registry import Registry
+from backend.weights.safetensors_file import open_safetensors
+
+_KEPT = 4  # models without their weights: some tens of megabytes of names each
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a checkpoint's header says. family: registry name; title, usage_hint, licence: "" when it does not say."""
+
+    name: str
+    family: str
+    family_label: str
+    native_size: int
+    defaults: Defaults
+    title: str
+    usage_hint: str
+    licence: str
+    metadata: Mapping[str, str]
+
+
+class Models:
+    """Models by their files. A file that changed on the disk is opened again."""
+
+    def __init__(self, families: Registry[Family], machine: Machine) -> None:
+        self._families = families
+        self._machine = machine
+        self._models: OrderedDict[tuple[str, ...], Model] = OrderedDict()
+
+    def describe(self, entry: CheckpointEntry) -> ModelFacts:
+        """Facts from the header alone. Raises FileError."""
+        family = self._family(entry)
+        source = open_safetensors(entry.path)
+        assert family.describe is not None
+        native_size, defaults = family.describe(source)
+        metadata = source.metadata
+        return ModelFacts(
+            name=entry.name,
+            family=family.name,
+            family_label=family.label,
+            native_size=native_size,
+            defaults=defaults,
+            title=metadata.get("modelspec.title", ""),
+            usage_hint=metadata.get("modelspec.usage_hint", ""),
+            licence=metadata.get("modelspec.license", ""),
+            metadata=metadata,
+        )
+
+    def open(self, entry: CheckpointEntry, vae: VaeEntry | None) -> Model:
+        """A model; its weights are read when they are first used. Raises FileError."""
+        family = self._family(entry)
+        assert family.load is not None
+        checkpoint = open_safetensors(entry.path)
+        external = open_safetensors(vae.path) if vae else None
+        # The identity of any tensor is that of its file: path, size and time of change.
+        key = tuple(source.identity("") for source in (checkpoint, external) if source)
+        if key not in self._models:
+            files = ModelFiles(checkpoint=checkpoint, vae=external)
+            self._models[key] = family.load(files, self._machine)
+        self._models.move_to_end(key)
+        while len(self._models) > _KEPT:
+            self._models.popitem(last=False)
+        return self._models[key]
+
+    def forget(self) -> None:
+        self._models.clear()
+
+    def _family(self, entry: CheckpointEntry) -> Family:
+        if entry.problem:
+            raise UnsupportedCheckpoint(entry.path, entry.problem.removeprefix(f"{entry.path.name}: "))
+        return self._families[entry.family]

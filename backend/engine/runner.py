@@ -1,0 +1,233 @@
+"""The worker: runs queued jobs one after the other, and turns what happens into events."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from backend.engine.job import JobState, JobView, SavedImage
+from backend.engine.job_table import JobTable
+from backend.engine.journal import Journal
+from backend.engine.library import Library
+from backend.engine.models import Models
+from backend.engine.outputs import Outputs
+from backend.engine.preferences import Preferences
+from backend.engine.publisher import Publisher
+from backend.errors import Cancelled, EmulsionError, OutOfMemory
+from backend.events import (
+    ImageSaved,
+    JobCancelled,
+    JobDone,
+    JobFailed,
+    JobStarted,
+    Notice,
+    PreviewReady,
+    Progress,
+    StageStarted,
+)
+from backend.families.family import Machine
+from backend.pipeline.generate import GeneratedImage, generate
+from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
+from backend.pipeline.plan import GenerationPlan, ModelName
+from backend.request import GenerationRequest
+from backend.weights.hashing import SHORT
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What running a job takes."""
+
+    library: Library
+    models: Models
+    machine: Machine
+    outputs: Outputs
+
+
+class JobRunner:
+    """Works off a `JobTable` on the thread that calls `run_until_closed`."""
+
+    def __init__(
+        self,
+        jobs: JobTable,
+        journal: Journal,
+        publisher: Publisher,
+        resources: Resources,
+        plan: Callable[[GenerationRequest], GenerationPlan],
+        preferences: Callable[[], Preferences],
+    ) -> None:
+        self._jobs = jobs
+        self._journal = journal
+        self._publisher = publisher
+        self._resources = resources
+        self._plan = plan
+        self._preferences = preferences
+        self._preview: tuple[str, bytes] | None = None
+
+    def run_until_closed(self) -> None:
+        while (view := self._jobs.take_next()) is not None:
+            self._run(view)
+
+    def preview(self, job_id: str) -> bytes | None:
+        newest = self._preview
+        return newest[1] if newest and newest[0] == job_id else None
+
+    def _run(self, view: JobView) -> None:
+        began = time.monotonic()
+        if not self._jobs.start_if_queued(view.id):
+            return  # cancelled in the meantime
+        self._journal.started(view.id)
+        self._publisher.publish(JobStarted(job_id=view.id))
+        error = self._attempt(view)
+        if isinstance(error, OutOfMemory):
+            # Outside the handler, whose frames kept the tensors alive: drop all weights and go on where it stopped.
+            self._resources.models.forget()
+            self._resources.machine.residency.drop_all()
+            self._notice(view.id, "The memory ran out; everything was unloaded and the job goes on.")
+            error = self._attempt(self._jobs.get(view.id))
+        self._preview = None
+        self._end(view.id, error, time.monotonic() - began)
+
+    def _attempt(self, view: JobView) -> EmulsionError | None:
+        """Make the pictures that are missing; returns why that ended early."""
+        try:
+            self._make_images(view)
+        except EmulsionError as error:
+            return error.with_traceback(None)
+        except (torch.OutOfMemoryError, MemoryError):
+            return OutOfMemory(
+                "There is not enough memory for this job. Make the picture or the batch smaller, close other programs, or "
+                "start with --lowvram."
+            )
+        except Exception as error:
+            _log.exception("job %s failed in a way that nobody expected", view.id)
+            return InternalError(
+                f"Something in Emulsion broke: {type(error).__name__}: {error}. The log tells where; please report it."
+            )
+        return None
+
+    def _make_images(self, view: JobView) -> None:
+        resources = self._resources
+        plan = self._plan(view.request)
+        resources.outputs.check()
+        if plan.guidance_scale == 1 and plan.negative_prompt and not view.images:
+            self._notice(view.id, "The negative prompt has no effect at guidance scale 1.")
+        report = _JobReport(self, view.id)
+        report.stage("loading the model")
+        entry = resources.library.find_checkpoint(plan.model.checkpoint)
+        vae = resources.library.find_vae(plan.model.vae) if plan.model.vae else None
+        images = generate(
+            plan,
+            resources.models.open(entry, vae),
+            report,
+            lambda: self._jobs.is_cancelled(view.id),
+            first_image=len(view.images),
+            preview_every=self._preferences().preview_every,
+            device=resources.machine.device.torch_device,
+        )
+        began = time.monotonic()
+        for image in images:
+            report.stage("saving")
+            hashed = resources.library.hash(entry)
+            model = ModelName(
+                checkpoint=plan.model.checkpoint,
+                checkpoint_hash=(hashed.sha256 or "")[:SHORT],
+                vae=plan.model.vae,
+                vae_hash=resources.library.hash_of(vae.path)[:SHORT] if vae else None,
+            )
+            self._save(view.id, dataclasses.replace(plan, model=model), image)
+            _log.info("image %d of %d: %.1f s", image.index + 1, plan.num_images, time.monotonic() - began)
+            began = time.monotonic()
+
+    def _save(self, job_id: str, plan: GenerationPlan, image: GeneratedImage) -> None:
+        texts = picture_texts(plan, image.seed)
+        path = self._resources.outputs.save(image.pixels, image.seed, texts)
+        saved = SavedImage(
+            path=path, seed=image.seed, infotext=texts[INFOTEXT_KEY], width=plan.width, height=plan.height
+        )
+        view = self._jobs.get(job_id)
+        self._journal.save(self._jobs.update(job_id, images=(*view.images, saved)))
+        self._publisher.publish(ImageSaved(job_id=job_id, path=path, seed=image.seed, infotext=saved.infotext))
+
+    def _end(self, job_id: str, error: EmulsionError | None, seconds: float) -> None:
+        match error:
+            case None:
+                self._finish(job_id, JobState.DONE, seconds)
+                self._publisher.publish(JobDone(job_id=job_id, seconds=seconds))
+            case Cancelled() if self._jobs.is_closed:
+                self._journal.put_back(job_id)  # the program ends; the job goes on at the next start
+            case Cancelled():
+                self._finish(job_id, JobState.CANCELLED, seconds)
+                self._publisher.publish(JobCancelled(job_id=job_id))
+            case _:
+                kind = type(error).__name__
+                _log.warning("job %s failed: %s", job_id, error)
+                self._finish(job_id, JobState.FAILED, seconds, error=str(error), error_kind=kind)
+                self._publisher.publish(JobFailed(job_id=job_id, kind=kind, message=str(error)))
+
+    def _finish(self, job_id: str, state: JobState, seconds: float, *, error: str = "", error_kind: str = "") -> None:
+        view = self._jobs.get(job_id)
+        final = dataclasses.replace(view, state=state, seconds=seconds, stage="", error=error, error_kind=error_kind)
+        self._journal.save(final)  # before anybody is told
+        self._jobs.update(job_id, state=state, seconds=seconds, stage="", error=error, error_kind=error_kind)
+
+    def _notice(self, job_id: str, text: str) -> None:
+        view = self._jobs.get(job_id)
+        self._jobs.update(job_id, notices=(*view.notices, text))
+        self._publisher.publish(Notice(job_id=job_id, text=text))
+
+    def show_preview(self, job_id: str, jpeg: bytes) -> None:
+        self._preview = (job_id, jpeg)
+        view = self._jobs.get(job_id)
+        version = view.preview_version + 1
+        self._jobs.update(job_id, preview_version=version)
+        self._publisher.publish(PreviewReady(job_id=job_id, version=version, jpeg=jpeg))
+
+    def show_stage(self, job_id: str, stage: str) -> None:
+        self._jobs.update(job_id, stage=stage)
+        self._publisher.publish(StageStarted(job_id=job_id, stage=stage))
+
+    def show_progress(self, event: Progress) -> None:
+        self._jobs.update(
+            event.job_id,
+            step=event.step,
+            steps=event.steps,
+            seconds_per_step=event.seconds_per_step,
+            eta_seconds=event.eta_seconds,
+        )
+        self._publisher.publish(event)
+
+
+class InternalError(EmulsionError):
+    """A fault of the program."""
+
+
+@dataclass(frozen=True)
+class _JobReport:
+    """The pipeline's `Report` of one job."""
+
+    runner: JobRunner
+    job_id: str
+
+    def stage(self, name: str) -> None:
+        self.runner.show_stage(self.job_id, name)
+
+    def progress(self, step: int, steps: int, seconds_per_step: float, eta_seconds: float) -> None:
+        self.runner.show_progress(
+            Progress(
+                job_id=self.job_id,
+                step=step,
+                steps=steps,
+                seconds_per_step=seconds_per_step,
+                eta_seconds=eta_seconds,
+            )
+        )
+
+    def preview(self, jpeg: bytes) -> None:
+        self.runner.show_preview(self.job_id, jpeg)

@@ -1,0 +1,46 @@
+"""What the command line decides. It never changes while the program runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Folders, and how the machine is used.
+
+    root: folder of the program. checkpoint_dirs, vae_dirs: searched in this order, with their subfolders.
+    data_dir: journal, hashes, preferences. checkpoint: name of the one to start with.
+    memory_budget: bytes for weights in memory; None leaves it to the free memory.
+    """
+
+    root: Path
+    models_dir: Path
+    checkpoint_dirs: tuple[Path, ...]
+    vae_dirs: tuple[Path, ...]
+    output_dir: Path
+    data_dir: Path
+    extensions_dir: Path
+    checkpoint: str | None = None
+    force_cpu: bool = False
+    full_precision: bool = False
+    low_memory: bool = False
+    memory_budget: int | None = None
+
+    @classmethod
+    def for_root(cls, root: Path, **changes: Any) -> Settings:
+        """The usual folders below `root`, with `changes`; a changed models_dir moves the folders of models with it."""
+        models_dir: Path = changes.pop("models_dir", root / "models")
+        usual = cls(
+            root=root,
+            models_dir=models_dir,
+            checkpoint_dirs=(models_dir / "checkpoints",),
+            vae_dirs=(models_dir / "vae",),
+            output_dir=root / "outputs",
+            data_dir=root / "data",
+            extensions_dir=root / "extensions",
+        )
+        return dataclasses.replace(usual, **changes)

@@ -1,0 +1,70 @@
+"""What a saved picture says about how it was made: A1111's text, and the request that makes it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from backend import __version__
+from backend.pipeline.infotext import write_infotext
+from backend.pipeline.plan import GenerationPlan
+from backend.request import GenerationRequest
+
+INFOTEXT_KEY = "parameters"  # the PNG text that A1111, Civitai and others read
+REQUEST_KEY = "emulsion"
+
+
+def infotext_of(plan: GenerationPlan, seed: int) -> str:
+    """The infotext of the image with `seed`, with A1111's keys in A1111's order."""
+    model = plan.model
+    return write_infotext(
+        plan.prompt,
+        plan.negative_prompt,
+        {
+            "Steps": plan.steps,
+            "Sampler": plan.sampler.label,
+            "Schedule type": plan.schedule.label if plan.is_schedule_asked else None,
+            "CFG scale": f"{plan.guidance_scale:g}",
+            "Seed": seed,
+            "Size": f"{plan.width}x{plan.height}",
+            "Model hash": model.checkpoint_hash,
+            "Model": model.checkpoint,
+            "VAE hash": model.vae_hash,
+            "VAE": model.vae,
+            "Clip skip": plan.clip_skip if plan.clip_skip > 1 else None,
+            "RNG": plan.noise_source.label,
+            "Emphasis": plan.emphasis.label if plan.emphasis.name != "original" else None,
+            "Version": f"Emulsion {__version__}",
+        },
+    )
+
+
+def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
+    """The request that makes the image with `seed` alone, with nothing left open."""
+    return GenerationRequest(
+        prompt=plan.prompt,
+        negative_prompt=plan.negative_prompt,
+        checkpoint=plan.model.checkpoint,
+        vae=plan.model.vae,
+        sampler=plan.sampler.name,
+        schedule=plan.schedule.name if plan.is_schedule_asked else "automatic",
+        steps=plan.steps,
+        width=plan.width,
+        height=plan.height,
+        guidance_scale=plan.guidance_scale,
+        seed=seed,
+        clip_skip=plan.clip_skip,
+        emphasis=plan.emphasis.name,
+        noise_source=plan.noise_source.name,
+        exact_batches=plan.exact_batches,
+    )
+
+
+def picture_texts(plan: GenerationPlan, seed: int) -> dict[str, str]:
+    """The texts of a saved PNG by their keys."""
+    exact = {
+        "version": __version__,
+        "request": request_of(plan, seed).to_mapping(),
+        "model": dataclasses.asdict(plan.model),
+    }
+    return {INFOTEXT_KEY: infotext_of(plan, seed), REQUEST_KEY: json.dumps(exact, ensure_ascii=False)}
