@@ -265,7 +265,7 @@ class Engine:
                     view,
                     state=JobState.FAILED,
                     error_kind="Interrupted",
-                    error="The program ended twice while this job was running. Start it again if you want to try once more.",
+                    error="The program ended twice while this job ran. Queue it again to try once more.",
                 )
                 self._journal.save(view)
             elif not view.state.is_final:

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backend.engine.job import JobState, JobView, SavedImage
 from backend.errors import RequestError, ServerError
@@ -121,8 +122,8 @@ class Journal:
         with self._lock:
             rows = self._connection.execute(
                 "SELECT id, state, attempts, request, images, notices, error, error_kind, seconds FROM jobs "
-                f"WHERE state NOT IN ({marks}) OR position IN "
-                f"(SELECT position FROM jobs WHERE state IN ({marks}) ORDER BY position DESC LIMIT ?) ORDER BY position",
+                f"WHERE state NOT IN ({marks}) OR position IN (SELECT position FROM jobs "
+                f"WHERE state IN ({marks}) ORDER BY position DESC LIMIT ?) ORDER BY position",
                 (*final, *final, num_finished),
             ).fetchall()
         return [entry for row in rows if (entry := _entry(row)) is not None]
@@ -163,6 +164,16 @@ def _connect(file: Path) -> sqlite3.Connection:
     return connection
 
 
+def _image(values: dict[str, Any]) -> SavedImage:
+    return SavedImage(
+        path=Path(values["path"]),
+        seed=values["seed"],
+        infotext=values["infotext"],
+        width=values["width"],
+        height=values["height"],
+    )
+
+
 def _entry(row: tuple[str, str, int, str, str, str, str, str, float]) -> Entry | None:
     job_id, state, attempts, request, images, notices, error, error_kind, seconds = row
     try:
@@ -170,7 +181,7 @@ def _entry(row: tuple[str, str, int, str, str, str, str, str, float]) -> Entry |
             id=job_id,
             state=JobState(state),
             request=GenerationRequest.from_mapping(json.loads(request)),
-            images=tuple(SavedImage(**{**image, "path": Path(image["path"])}) for image in json.loads(images)),
+            images=tuple(_image(values) for values in json.loads(images)),
             notices=tuple(json.loads(notices)),
             error=error,
             error_kind=error_kind,

@@ -150,10 +150,11 @@ def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[st
     """Name and path of each file, the first of two with one name; hidden files and broken links are passed over."""
     names: set[str] = set()
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
+        is_single = folder.is_file()  # --ckpt names one file, wherever it lies
+        for path in [folder] if is_single else sorted(folder.rglob("*")):
             if path.suffix.lower() not in endings or path.name.startswith(".") or not path.is_file():
                 continue
-            name = path.relative_to(folder).with_suffix("").as_posix()
+            name = path.stem if is_single else path.relative_to(folder).with_suffix("").as_posix()
             if name not in names:
                 names.add(name)
                 yield name, path

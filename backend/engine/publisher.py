@@ -25,7 +25,7 @@ class Publisher:
         return lambda: self._remove(observer)
 
     def publish(self, event: Event) -> None:
-        """Tell all observers, in the order in which they came. One that raises is dropped: a job outlives its watchers."""
+        """Tell all observers in their order. One that raises is dropped: a job outlives its watchers."""
         for observer in self._observers:
             try:
                 observer(event)

@@ -102,8 +102,8 @@ class JobRunner:
             return error.with_traceback(None)
         except (torch.OutOfMemoryError, MemoryError):
             return OutOfMemory(
-                "There is not enough memory for this job. Make the picture or the batch smaller, close other programs, or "
-                "start with --lowvram."
+                "There is not enough memory for this job. Make the picture or the batch smaller, close other "
+                "programs, or start with --lowvram."
             )
         except Exception as error:
             _log.exception("job %s failed in a way that nobody expected", view.id)

@@ -12,7 +12,8 @@ from typing import Any
 class Settings:
     """Folders, and how the machine is used.
 
-    root: folder of the program. checkpoint_dirs, vae_dirs: searched in this order, with their subfolders.
+    root: folder of the program. checkpoint_dirs, vae_dirs: searched in this order, with their subfolders;
+    a file among them stands for itself.
     data_dir: journal, hashes, preferences. checkpoint: name of the one to start with.
     memory_budget: bytes for weights in memory; None leaves it to the free memory.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -140,13 +139,15 @@ class Sd1Model:
     def network(self) -> ConditionedNetwork:
         unet = cast(UNet, self._machine.residency.get(self._unet))
         dtype = self._machine.policy.unet
-        blank = functools.lru_cache(maxsize=1)(lambda size: self._blank_image_channels(unet.config.in_channels, *size))
+        blank: dict[tuple[int, int], Tensor] = {}
 
         @torch.inference_mode()
         def predict(x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            if unet.config.in_channels > x.shape[1]:
-                extra = blank(tuple(x.shape[-2:])).to(x).expand(x.shape[0], -1, -1, -1)
-                x = torch.cat([x, extra], dim=1)
+            batch, channels, height, width = x.shape
+            if unet.config.in_channels > channels:
+                if (height, width) not in blank:
+                    blank[height, width] = self._blank_image_channels(unet.config.in_channels, height, width).to(x)
+                x = torch.cat([x, blank[height, width].expand(batch, -1, -1, -1)], dim=1)
             x = x.to(dtype, memory_format=torch.channels_last)
             return unet(x, timesteps, conditioning.context.to(dtype)).float().contiguous()
 
@@ -160,8 +161,8 @@ class Sd1Model:
             images = self._decode(latents, torch.float32)
         if not bool(images.isfinite().all()):
             raise NumericalError(
-                "The autoencoder's picture is not a number anywhere that counts: the checkpoint or its VAE is damaged, or "
-                "the guidance scale is far too high. Choose another VAE, or lower the guidance scale."
+                "The autoencoder's picture holds values that are not numbers: the checkpoint or its VAE is damaged, "
+                "or the guidance scale is far too high. Choose another VAE, or lower the guidance scale."
             )
         return images
 

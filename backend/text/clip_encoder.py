@@ -97,9 +97,10 @@ def build_text_encoder(config: TextEncoderConfig) -> CLIPTextModel:
 def place_positions(encoder: nn.Module, device: torch.device) -> None:
     """Fill the buffer of position ids, which no checkpoint holds."""
     for module in encoder.modules():
-        ids = module._buffers.get("position_ids")
-        if ids is not None:
-            module.register_buffer("position_ids", torch.arange(ids.shape[-1], device=device)[None], persistent=False)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if name == "position_ids":
+                positions = torch.arange(buffer.shape[-1], device=device)[None]
+                module.register_buffer(name, positions, persistent=False)
 
 
 @torch.no_grad()
@@ -113,7 +114,7 @@ def encode_prompt(encoder: CLIPTextModel, prompt: CompiledPrompt, *, clip_skip: 
 
 
 def _encode_chunk(encoder: CLIPTextModel, chunk: Chunk, clip_skip: int, emphasis: EmphasisMode) -> Tensor:
-    device = encoder.get_input_embeddings().weight.device
+    device = next(encoder.parameters()).device
     output = encoder(input_ids=torch.tensor([chunk.tokens], device=device), output_hidden_states=clip_skip > 1)
     if clip_skip > 1:
         states = output.hidden_states

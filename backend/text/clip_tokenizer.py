@@ -125,7 +125,7 @@ def _kind(character: str) -> str:
 
 
 def _runs_between_spaces(text: str) -> Iterator[str]:
-    """Pieces of `text` between runs of white space, with an empty first or last one where the text starts or ends so."""
+    """Pieces of `text` between runs of white space; the first or last is empty where the text starts or ends so."""
     start, in_space = 0, False
     for index, character in enumerate(text):
         if character in _SPACES:

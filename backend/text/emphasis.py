@@ -1,9 +1,10 @@
-"""Emphasis and BREAK of the prompt language: which words weigh how much, and how the weights act on what was encoded."""
+"""Emphasis and BREAK of the prompt language: how much words weigh, and how the weights act on encoded text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -152,12 +153,13 @@ def _is_word(character: str) -> bool:
 def _joined(segments: list[Segment | Break]) -> tuple[Segment | Break, ...]:
     """Neighbours of equal weight are one segment; nothing at all is an empty one."""
     joined: list[Segment | Break] = []
-    for segment in segments:
-        last = joined[-1] if joined else None
-        if isinstance(segment, Segment) and isinstance(last, Segment) and segment.weight == last.weight:
-            joined[-1] = Segment(last.text + segment.text, last.weight)
+    for weight, group in groupby(
+        segments, key=lambda segment: segment.weight if isinstance(segment, Segment) else None
+    ):
+        if weight is None:
+            joined.extend(group)
         else:
-            joined.append(segment)
+            joined.append(Segment("".join(segment.text for segment in group if isinstance(segment, Segment)), weight))
     return tuple(joined) or (Segment("", 1.0),)
 
 
@@ -187,7 +189,7 @@ def scale_states(states: Tensor, weights: Tensor) -> Tensor:
     return states * weights[None, :, None]
 
 
-def unchanged(states: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG001 - the signature of EmphasisMode.apply
+def unchanged(states: Tensor, weights: Tensor) -> Tensor:
     return states
 
 
