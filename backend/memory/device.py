@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+_CGROUP = Path("/sys/fs/cgroup")  # where a container sees its own limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +72,35 @@ def detect_device(*, force_cpu: bool = False) -> DeviceFacts:
 
 def total_host_bytes() -> int:
     """Memory of the machine, or the limit of the container that we run in."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _number_in(Path("/sys/fs/cgroup/memory.max"))
-    return min(total, limit) if limit else total
+    limit = _container_limit()
+    return min(_installed_bytes(), limit) if limit else _installed_bytes()
 
 
 def free_host_bytes() -> int:
-    """Memory that the machine can give without swapping; the pages of mapped files count as free."""
-    available = _available_in(Path("/proc/meminfo"))
-    if available is None:
-        available = total_host_bytes() // 2
-    limit, used = (_number_in(Path(f"/sys/fs/cgroup/memory.{what}")) for what in ("max", "current"))
-    return min(available, limit - used) if limit and used is not None else available
+    """Memory that can be taken without swapping. Pages of files count as free: the system gives them up at once."""
+    available = _number_behind(Path("/proc/meminfo"), "MemAvailable:")
+    free = available * 1024 if available is not None else _installed_bytes() // 2
+    limit, used = _container_limit(), _container_use()
+    return max(0, min(free, limit - used)) if limit else free
+
+
+def _installed_bytes() -> int:
+    if sys.platform == "win32":
+        kilobytes = ctypes.c_ulonglong()
+        ctypes.windll.kernel32.GetPhysicallyInstalledSystemMemory(ctypes.byref(kilobytes))
+        return kilobytes.value * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _container_limit() -> int | None:
+    return _number_in(_CGROUP / "memory.max")
+
+
+def _container_use() -> int:
+    """What cannot be given up: without the pages of files that the container's processes have read."""
+    used = _number_in(_CGROUP / "memory.current") or 0
+    pages = (_number_behind(_CGROUP / "memory.stat", name) or 0 for name in ("inactive_file", "active_file"))
+    return max(0, used - sum(pages))
 
 
 def _unified(kind: str, name: str, *, has_bfloat16: bool) -> DeviceFacts:
@@ -91,9 +111,8 @@ def _unified(kind: str, name: str, *, has_bfloat16: bool) -> DeviceFacts:
 
 def _cpu_has_bfloat16() -> bool:
     """Whether oneDNN has bfloat16 instructions here; without them bfloat16 is emulated and slow."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    probes: list[Callable[[], bool]] = [probe for name in names if (probe := getattr(torch.cpu, name, None))]
-    return any(probe() for probe in probes)
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _processor_name() -> str:
@@ -114,9 +133,10 @@ def _number_in(file: Path) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _available_in(meminfo: Path) -> int | None:
+def _number_behind(file: Path, name: str) -> int | None:
+    """The number behind `name` in one of the kernel's files with a name and a number on each line."""
     try:
-        lines = meminfo.read_text().splitlines()
+        lines = [line.split() for line in file.read_text().splitlines()]
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return next((int(words[1]) for words in lines if words[:1] == [name] and words[1].isdigit()), None)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from backend.errors import OutOfMemory
 from backend.memory.byte_sizes import as_text
+from backend.memory.out_of_memory import is_out_of_memory
 
 _log = logging.getLogger(__name__)
 
@@ -48,30 +50,32 @@ class Residency:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._held: OrderedDict[str, tuple[Part, nn.Module]] = OrderedDict()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # of the table: held for a moment
+        self._building = threading.RLock()  # of `get`: held for seconds, while `report` goes on answering
 
     def get(self, part: Part) -> nn.Module:
         """The bound network of `part`: the one that is held, or a new one, for which others make room.
 
-        Raises OutOfMemory when it alone is larger than the budget.
+        Raises OutOfMemory when it alone is larger than the budget, or than what the machine can give.
         """
-        with self._lock:
-            if part.key in self._held:
-                self._held.move_to_end(part.key)
-                return self._held[part.key][1]
+        with self._building:
+            if (module := self._find(part)) is not None:
+                return module
             if part.num_bytes > self.budget:
                 raise OutOfMemory(
                     f"{part.label} needs {as_text(part.num_bytes)}, but the memory budget is {as_text(self.budget)}. "
                     "Raise it with --memory-budget, or choose a smaller model."
                 )
             self._make_room(part.num_bytes)
-            module = part.build()
-            self._held[part.key] = (part, module)
-            _log.info("%s: %s in memory, %s of %s used", part.label, as_text(part.num_bytes), as_text(self.used()),
-                      as_text(self.budget))  # fmt: skip
+            module = self._build(part)
+            with self._lock:
+                self._held[part.key] = (part, module)
+            used, budget = as_text(self.used()), as_text(self.budget)
+            _log.info("%s: %s in memory, %s of %s used", part.label, as_text(part.num_bytes), used, budget)
             return module
 
     def used(self) -> int:
+        """Bytes of all held networks."""
         with self._lock:
             return sum(part.num_bytes for part, _ in self._held.values())
 
@@ -84,24 +88,55 @@ class Residency:
         """Let go of everything; networks in use live until their users let go, too."""
         with self._lock:
             self._held.clear()
-            _give_back()
+        _give_back()
+
+    def _find(self, part: Part) -> nn.Module | None:
+        with self._lock:
+            if part.key not in self._held:
+                return None
+            self._held.move_to_end(part.key)
+            return self._held[part.key][1]
 
     def _make_room(self, num_bytes: int) -> None:
         evicted = False
-        while self._held and self.used() + num_bytes > self.budget:
-            _, (part, _module) = self._held.popitem(last=False)
-            _log.info("%s left the memory", part.label)
+        while self.used() + num_bytes > self.budget and self._evict_one():
             evicted = True
         if evicted:
             _give_back()
+
+    def _evict_one(self) -> bool:
+        with self._lock:
+            if not self._held:
+                return False
+            _, (part, _module) = self._held.popitem(last=False)
+        _log.info("%s left the memory", part.label)
+        return True
+
+    def _build(self, part: Part) -> nn.Module:
+        """Build, if need be once more after everything else has left the memory."""
+        try:
+            return part.build()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _log.warning("No memory for %s; everything else makes room", part.label)
+        self.drop_all()  # outside of the handler: the traceback holds what was allocated so far
+        try:
+            return part.build()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"The machine has no memory for {part.label}, which needs {as_text(part.num_bytes)}. "
+                "Close other programs, or choose a smaller model."
+            ) from error
 
 
 def _give_back() -> None:
     """Return freed memory to the system: the C library keeps the pages of large models otherwise."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
     if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not every C library has it
-        if trim is not None:
-            trim(0)
+        with suppress(AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)

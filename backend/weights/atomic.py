@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -14,34 +16,37 @@ from backend.errors import DiskFull, NotWritable, OutputError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PART = re.compile(r"\..*\.([0-9]{1,10})\.[0-9a-f]{8}\.part", re.DOTALL)
+_DAY = 24 * 3600  # seconds
 
 
 @contextmanager
-def atomic_file(path: Path, *, replace: bool = False) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path, *, replace: bool = False) -> Generator[IO[bytes]]:
     """A binary file that appears under `path` when the block ends well, and leaves no trace when it does not.
 
     It is written beside `path` under a name of its own, flushed to the disk and then put in place in one step.
-    Raises FileExistsError when `path` exists and `replace` is false; DiskFull, NotWritable or OutputError.
+    Raises FileExistsError when `path` exists and `replace` is false; DiskFull, NotWritable or OutputError, also for
+    an OSError from inside the block.
     """
-    part = path.with_name(f".{path.name[-150:]}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
-        with told_as_output_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = part.open("xb")
-        with file:
-            with told_as_output_errors(path):
+    if not replace and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "exists", str(path))
+    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    with told_as_output_errors(path):
+        _make_folder(path.parent)
+        try:
+            # Closing flushes what a full disk refused once more, so it happens inside the translation of errors.
+            with part.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-        with told_as_output_errors(path):
             if replace:
                 part.replace(path)
             else:
-                _link(part, path)
+                give_name(part, path)
             _sync_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
@@ -51,7 +56,7 @@ def write_atomically(path: Path, data: bytes, *, replace: bool = True) -> None:
 
 
 @contextmanager
-def told_as_output_errors(path: Path) -> Iterator[None]:
+def told_as_output_errors(path: Path) -> Generator[None]:
     """Turn the operating system's refusals into errors that say what to do."""
     try:
         yield
@@ -59,7 +64,9 @@ def told_as_output_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in _FULL:
-            raise DiskFull(f"The disk of {path.parent} is full; {path.name} was not written. Free some space.") from error
+            raise DiskFull(
+                f"The disk of {path.parent} is full; {path.name} was not written. Free some space."
+            ) from error
         if error.errno in _REFUSED:
             raise NotWritable(
                 f"The folder {path.parent} refuses new files ({error.strerror}); {path.name} was not written. "
@@ -69,27 +76,55 @@ def told_as_output_errors(path: Path) -> Iterator[None]:
 
 
 def sweep_parts(folder: Path) -> int:
-    """Remove what killed processes left behind in `folder`; returns how many files that were."""
+    """Remove what killed processes left behind in `folder`; returns how many files that were.
+
+    A part is left behind when no process has the number in its name, or when nobody wrote to it for a day: numbers are
+    given again, in a container soon.
+    """
     removed = 0
     for part in folder.glob(".*.part"):
-        pid = part.name.split(".")[-3]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            with suppress(OSError):
+        match = _PART.fullmatch(part.name)
+        with suppress(OSError):
+            if match and (not _is_running(int(match[1])) or time.time() - part.stat().st_mtime > _DAY):
                 part.unlink()
                 removed += 1
     return removed
 
 
-def _link(part: Path, path: Path) -> None:
-    """Give the finished file its name, unless somebody else has taken it."""
+def _is_running(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # Windows cannot be asked by sending signal 0, which would interrupt the process
     try:
-        os.link(part, path)
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(
+            f"{folder} is a file or lies below one, not a folder. Choose another output folder."
+        ) from error
+
+
+def give_name(file: Path, path: Path) -> None:
+    """Give a finished file, which may then be removed, another name in its folder or its disk, unless that is taken.
+
+    Raises FileExistsError and OSError.
+    """
+    try:
+        os.link(file, path)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
         if path.exists():  # a file system without hard links: the check and the rename are two steps
             raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
-        part.replace(path)
+        file.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 from pathlib import Path
+from typing import Any
 
+from backend.errors import OutputError
 from backend.weights.atomic import write_atomically
 
 SHORT = 10  # hex digits of a checkpoint's hash in file lists and metadata, as A1111 shows them
 
+_log = logging.getLogger(__name__)
+
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """SHA-256 of a file's content, in hex. Raises OSError."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(4 * 2**20):
@@ -30,7 +35,7 @@ class HashCache:
         self._hashes = _read(file)
 
     def known(self, path: Path) -> str | None:
-        """The hash, if it was computed since the file last changed."""
+        """The hash, if it was computed since the file last changed. Raises OSError when there is no file."""
         entry = self._hashes.get(str(path))
         return entry["sha256"] if entry and entry["state"] == _state(path) else None
 
@@ -38,10 +43,13 @@ class HashCache:
         """The hash, computed now if it must be. Raises OSError when the file cannot be read."""
         if known := self.known(path):
             return known
-        state, digest = _state(path), sha256_of(path)
+        state, digest = _state(path), sha256_of(path)  # in this order: a file that changes meanwhile is hashed again
         with self._lock:
             self._hashes[str(path)] = {"state": state, "sha256": digest}
-            write_atomically(self._file, json.dumps(self._hashes, indent=1).encode())
+            try:
+                write_atomically(self._file, json.dumps(self._hashes, indent=1).encode())
+            except OutputError as error:
+                _log.warning("The hash of %s is not remembered for the next start: %s", path.name, error)
         return digest
 
 
@@ -52,7 +60,19 @@ def _state(path: Path) -> str:
 
 def _read(file: Path) -> dict[str, dict[str, str]]:
     try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
+        content: Any = json.loads(file.read_bytes())
+    except FileNotFoundError:
         return {}
-    return {path: entry for path, entry in content.items() if isinstance(entry, dict) and {"state", "sha256"} <= entry.keys()}
+    except (OSError, ValueError, RecursionError) as error:
+        _log.warning("%s is not readable (%s); hashes are computed anew", file, error)
+        return {}
+    entries: dict[Any, Any] = content if isinstance(content, dict) else {}
+    return {path: entry for path, entry in entries.items() if _is_entry(entry)}
+
+
+def _is_entry(entry: Any) -> bool:
+    match entry:
+        case {"state": str(), "sha256": str()}:
+            return True
+        case _:
+            return False

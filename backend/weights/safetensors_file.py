@@ -6,47 +6,57 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from backend.errors import BadCheckpoint
+from backend.errors import BadCheckpoint, OutputError
 from backend.weights.atomic import atomic_file
-from backend.weights.safetensors_header import DTYPES, Header, read_header
-from backend.weights.source import TensorSpec
+from backend.weights.safetensors_header import DTYPES, Header, is_possible_name, read_header
+from backend.weights.source import TensorSpec, bytes_of
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_BLOCK = 2**20  # bytes read at a time: few enough to stay in the processor's cache until they are converted
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
-    """Open a file by its header alone. Raises BadCheckpoint or PickleRefused, which say what the file is instead."""
+    """Open a file by its header alone.
+
+    Raises BadCheckpoint, PickleRefused or UnsupportedCheckpoint, which say what the file is instead.
+    """
     try:
-        file = path.open("rb")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+            raise BadCheckpoint(path, "it is no file. Choose another.")
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            header = read_header(path, file, status.st_size)
+            return SafetensorsFile(path, header, file, status)
     except FileNotFoundError as error:
-        raise BadCheckpoint(path, f"it is not there ({path.parent}). Choose another, or put it back") from error
+        raise BadCheckpoint(path, f"it is not in {path.parent}. Put it back or choose another.") from error
     except OSError as error:
-        raise BadCheckpoint(path, f"it cannot be opened ({error.strerror})") from error
-    with file:
-        status = os.fstat(file.fileno())
-        if not os.path.isfile(path):
-            raise BadCheckpoint(path, "it is no file")
-        header = read_header(path, file, status.st_size)
-        return SafetensorsFile(path, header, file, status)
+        raise _unreadable(path, error) from error
 
 
 class SafetensorsFile:
-    """A memory-mapped file. Its pages belong to the operating system's cache, not to us."""
+    """A file of which nothing but its header is in memory.
+
+    What `read` returns are pages of the operating system's cache. To touch one that is no longer in the file ends the
+    process, so that every read refuses a file that changed; what can be neither seen nor prevented is a file that is
+    shortened in place while views of it are in use. One that is replaced by another is safe: views keep the old one.
+    """
 
     def __init__(self, path: Path, header: Header, file: BinaryIO, status: os.stat_result) -> None:
         self.origin = path
         self.metadata: Mapping[str, str] = header.metadata
         self._entries = header.entries
         self._state = _state(status)
-        # A private mapping: PyTorch asks for writable memory, and a copy-on-write page is never written to the file.
-        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._map = _mapped(path, file, status.st_size)
         self._id = hashlib.sha256(f"{path.resolve()}\0{self._state}".encode()).hexdigest()[:32]
 
     def keys(self) -> Sequence[str]:
@@ -56,41 +66,73 @@ class SafetensorsFile:
         return self._entries[key].spec
 
     def read(self, key: str) -> Tensor:
-        self._refuse_changed()
-        entry = self._entries[key]
-        if not entry.spec.num_elements:
-            return torch.empty(entry.spec.shape, dtype=entry.spec.dtype)
-        size = entry.spec.dtype.itemsize
-        if entry.begin % size:  # PyTorch reads only aligned memory; old writers did not align the data
-            raw = bytearray(self._map[entry.begin : entry.begin + entry.spec.num_bytes])
-            return torch.frombuffer(raw, dtype=entry.spec.dtype).view(entry.spec.shape)
-        flat = torch.frombuffer(
-            self._map, dtype=entry.spec.dtype, count=entry.spec.num_elements, offset=entry.begin
-        )
-        return flat.view(entry.spec.shape)
+        spec, begin = self._entries[key].spec, self._entries[key].begin
+        is_aligned = begin % spec.dtype.itemsize == 0  # PyTorch needs it; old writers did not care
+        if self._map is None or not is_aligned or not spec.num_elements:
+            out = torch.empty(spec.shape, dtype=spec.dtype)
+            self.read_into(key, out)
+            return out
+        with self._unchanged():
+            flat = torch.frombuffer(self._map, dtype=spec.dtype, count=spec.num_elements, offset=begin)
+        return flat.view(spec.shape)
+
+    def read_into(self, key: str, out: Tensor) -> None:
+        spec = self._entries[key].spec
+        shape = spec.shape or (1,)
+        rows = out.view(shape)
+        row_bytes = spec.num_bytes // max(1, shape[0])
+        step = max(1, _BLOCK // max(1, row_bytes))
+        block = torch.empty(min(step, shape[0]) * row_bytes, dtype=torch.uint8)
+        with self._unchanged() as file:
+            file.seek(self._entries[key].begin)
+            for start in range(0, shape[0] if row_bytes else 0, step):
+                part = block[: min(step, shape[0] - start) * row_bytes]
+                self._fill(part, file)
+                rows[start : start + step].copy_(part.view(spec.dtype).view(-1, *shape[1:]))
 
     def identity(self, key: str) -> str:
         return f"{self._id}:{key}"
 
-    def will_need(self) -> None:
-        """Ask the operating system to read the file ahead."""
-        self._map.madvise(mmap.MADV_WILLNEED)
-
-    def _refuse_changed(self) -> None:
-        """Reading a page that is no longer there would end the process; a changed file is told before."""
+    @contextmanager
+    def _unchanged(self) -> Generator[FileIO]:
+        """The file, opened again, which must be as it was when the block begins and when it ends."""
         try:
-            unchanged = _state(self.origin.stat()) == self._state
-        except OSError:
-            unchanged = False
-        if not unchanged:
-            raise BadCheckpoint(self.origin, "it changed on the disk while it was in use. Refresh the model list and retry")
+            with self.origin.open("rb", buffering=0) as file:
+                self._refuse_changed(os.fstat(file.fileno()))
+                yield file
+                self._refuse_changed(os.fstat(file.fileno()))
+        except FileNotFoundError as error:
+            raise self._changed() from error
+        except OSError as error:
+            raise _unreadable(self.origin, error) from error
+
+    def _refuse_changed(self, status: os.stat_result) -> None:
+        if _state(status) != self._state:
+            raise self._changed()
+
+    def _changed(self) -> BadCheckpoint:
+        return BadCheckpoint(
+            self.origin, "it changed on the disk while it was in use. Refresh the model list and retry."
+        )
+
+    def _fill(self, block: Tensor, file: FileIO) -> None:
+        """Read the next bytes of the file into all of `block`."""
+        rest = block.numpy().data
+        while rest:
+            count = file.readinto(rest)
+            if not count:
+                raise self._changed()
+            rest = rest[count:]
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, replace: bool = True
+) -> None:
     """Write a file atomically, tensor by tensor, the largest data types first so that all of them are aligned.
 
-    Raises DiskFull or NotWritable, and then leaves no trace.
+    Raises DiskFull, NotWritable or OutputError, and then leaves no trace; FileExistsError as `atomic_file` does.
     """
+    _refuse_unwritable(path, tensors)
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     position = 0
@@ -101,13 +143,36 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         position = end
     raw = json.dumps(header, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
-    with atomic_file(path, replace=True) as file:
+    with atomic_file(path, replace=replace) as file:
         file.write(len(raw).to_bytes(8, "little"))
         file.write(raw)
         for name in names:
-            flat = tensors[name].detach().cpu().contiguous().flatten()
-            if flat.numel():
-                file.write(flat.view(torch.uint8).numpy().data)
+            file.write(bytes_of(tensors[name]))
+
+
+def _refuse_unwritable(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not is_possible_name(name):
+            raise OutputError(f"{path.name} was not written: a tensor cannot be named {name[:100]!a}.")
+        if tensor.dtype not in _NAMES:
+            raise OutputError(f"{path.name} was not written: safetensors files cannot hold {tensor.dtype} ({name}).")
+
+
+def _mapped(path: Path, file: BinaryIO, size: int) -> mmap.mmap | None:
+    """The file's pages, or None where the system refuses to map so many; then tensors are read into memory instead.
+
+    The mapping is private: PyTorch asks for writable memory, and a copy-on-write page is never written to the file.
+    """
+    try:
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+    except OSError:
+        return None
+    except ValueError as error:  # shorter than a moment ago
+        raise BadCheckpoint(path, "it changed on the disk while it was opened. Try again.") from error
+
+
+def _unreadable(path: Path, error: OSError) -> BadCheckpoint:
+    return BadCheckpoint(path, f"it cannot be read ({error.strerror or error}). Choose another.")
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:

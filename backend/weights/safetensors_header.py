@@ -7,7 +7,7 @@ above what any checkpoint has and far below what would hurt: a header can ask fo
 from __future__ import annotations
 
 import json
-import zipfile
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from backend.errors import BadCheckpoint, PickleRefused
+from backend.errors import BadCheckpoint, PickleRefused, UnsupportedCheckpoint
 from backend.weights.source import TensorSpec
 
 MAX_HEADER_BYTES = 32 * 2**20
@@ -24,7 +24,6 @@ MAX_METADATA_BYTES = 16 * 2**20
 MAX_METADATA_VALUE_BYTES = 4 * 2**20
 MAX_NAME_BYTES = 512
 MAX_DIMENSIONS = 16
-_LEAST_ENTRY_BYTES = 40  # {"a":{"dtype":"U8","shape":[],"data_offsets":[0,0]}} is longer
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -33,16 +32,34 @@ DTYPES: Mapping[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
 
+# How often each of these may stand in a header: what MAX_TENSORS tensors need, and as much again for metadata. Counting
+# takes milliseconds, whereas reading the JSON of a header that is made to hurt takes seconds and a gigabyte.
+_MOST = {
+    b'"dtype"': MAX_TENSORS,
+    b"{": 2 * MAX_TENSORS,
+    b"[": 4 * MAX_TENSORS,
+    b",": 10 * MAX_TENSORS,
+    b'"': 12 * MAX_TENSORS,
+}
+_LEAST_FILE_BYTES = 10  # a length and {}
+_START_BYTES = 64
+_MAX_ELEMENTS = 2**48  # below what PyTorch can count, with room for strides
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """Where a tensor lies: `begin` counts from the start of the file."""
 
@@ -50,72 +67,90 @@ class Entry:
     begin: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
+    """The checked content of a header."""
+
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
 
 
 def read_header(path: Path, file: BinaryIO, size: int) -> Header:
-    """The checked header of an open file of `size` bytes.
+    """The checked header of an open file of `size` bytes. Raises OSError as reading does, and
 
-    Raises PickleRefused for a pickle, and BadCheckpoint for everything else that is no complete safetensors file.
+    PickleRefused for a pickle, UnsupportedCheckpoint for a data type or a format that is not read here, and
+    BadCheckpoint for everything else that is no complete safetensors file.
     """
-    start = file.read(16)
-    _refuse_other_formats(path, start, size)
+    start = file.read(_START_BYTES)
+    if size < _LEAST_FILE_BYTES:
+        raise BadCheckpoint(path, f"it is empty or cut off ({size} bytes). Download it again.")
     length = int.from_bytes(start[:8], "little")
-    if length > MAX_HEADER_BYTES or length + 8 > size:
-        if size >= 8 and 2 < length <= MAX_HEADER_BYTES:
-            raise BadCheckpoint(path, f"it ends inside its header ({size:,} bytes). Download it again")
-        raise BadCheckpoint(path, "it is no safetensors file: its first bytes are no header length")
-    raw = start[8:] + file.read(length - len(start) + 8) if length > 8 else start[8 : 8 + length]
-    if raw.count(b'"dtype"') > MAX_TENSORS or raw.count(b"{") > 2 * MAX_TENSORS:
-        raise BadCheckpoint(path, f"its header lists more than {MAX_TENSORS:,} tensors, which no checkpoint has")
+    if start[8:9] != b"{" or length > MAX_HEADER_BYTES:
+        raise _what_it_is(path, start, length)
+    if length + 8 > size:
+        raise BadCheckpoint(path, f"it ends inside its header ({size:,} bytes). Download it again.")
+    raw = (start[8:] + file.read(max(0, length + 8 - len(start))))[:length]
+    if any(raw.count(mark) > most for mark, most in _MOST.items()):
+        raise BadCheckpoint(path, f"its header lists more than {MAX_TENSORS:,} tensors, which no checkpoint has.")
     try:
-        content = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        content: dict[str, Any] = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(path, f"its header cannot be read ({error}). Download it again") from error
-    if not isinstance(content, dict):
-        raise BadCheckpoint(path, "its header is no list of tensors. Download it again")
+        raise BadCheckpoint(path, f"its header cannot be read ({error}). Download it again.") from error
     metadata = _checked_metadata(path, content.pop("__metadata__", {}))
-    entries = _checked_entries(path, content, 8 + length, size)
-    return Header(entries, metadata)
+    return Header(entries=_checked_entries(path, content, 8 + length, size), metadata=metadata)
 
 
-def _refuse_other_formats(path: Path, start: bytes, size: int) -> None:
-    if size < 10:
-        raise BadCheckpoint(path, f"it is empty or cut off ({size} bytes). Download it again")
-    if start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
-        what = "a PyTorch archive" if start[:2] == b"PK" and zipfile.is_zipfile(path) else "a pickle"
-        raise PickleRefused(
+def is_possible_name(name: str) -> bool:
+    """Whether a tensor may have this name."""
+    return name.isprintable() and len(name.encode()) <= MAX_NAME_BYTES and name != "__metadata__"
+
+
+def _what_it_is(path: Path, start: bytes, length: int) -> BadCheckpoint | PickleRefused | UnsupportedCheckpoint:
+    """The error for a file that does not begin as a safetensors file does, which names what it is instead."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x01\x02\x03\x04\x05"):
+        what = "a PyTorch archive" if start[:1] == b"P" else "a pickle"
+        return PickleRefused(
             path,
             f"it is {what}, which can run code when it is opened. Convert it first: ./launch.sh convert {path.name}",
         )
     if start[:4] == b"GGUF":
-        raise BadCheckpoint(path, "it is a GGUF file, which this version does not read; use a safetensors file")
-    if start[:1] == b"<" or start[:7] in (b"version", b"Entry n"):
-        what = "a Git LFS pointer" if start[:7] == b"version" else "a web page or an error message"
-        raise BadCheckpoint(path, f"it is {what}, not the model. Download the model file itself")
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
-        raise BadCheckpoint(path, "it is a text file, not a model. Download the model file itself")
+        return UnsupportedCheckpoint(
+            path, "it is a GGUF file, which this version does not read. Use a safetensors file."
+        )
+    if text.startswith(b"version https://git-lfs"):
+        return BadCheckpoint(path, "it is a Git LFS pointer, not the model. Download the model file itself.")
+    if text.startswith((b"<", b"Entry not found", b'{"error')):
+        return BadCheckpoint(
+            path, "it is a web page or an error message, not the model. Download the model file itself."
+        )
+    if all(byte in b"\t\n\r" or (byte >= 32 and byte != 127) for byte in start):
+        return BadCheckpoint(path, "it is a text file, not a model. Download the model file itself.")
+    if start[8:9] == b"{" and length < 2**32:
+        return BadCheckpoint(path, f"its header of {length:,} bytes is larger than any checkpoint's.")
+    return BadCheckpoint(path, "it is no safetensors file: it does not begin with a header. Download it again.")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f'the name "{double[:100]}" stands there twice')
+        seen: set[str] = set()
+        double = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"the name {double[:100]!a} stands there twice")
     return content
 
 
 def _checked_metadata(path: Path, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise BadCheckpoint(path, "the metadata in its header are no texts. Download it again")
-    sizes = [len(key) + len(value) for key, value in metadata.items()]
+        raise BadCheckpoint(path, "the metadata in its header are no texts. Download it again.")
+    texts: dict[str, str] = metadata
+    try:
+        sizes = [len(key.encode()) + len(value.encode()) for key, value in texts.items()]
+    except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold and text cannot
+        raise BadCheckpoint(path, "the metadata in its header are no texts. Download it again.") from error
     if sum(sizes) > MAX_METADATA_BYTES or max(sizes, default=0) > MAX_METADATA_VALUE_BYTES:
-        raise BadCheckpoint(path, "the metadata in its header are larger than any checkpoint's")
-    return metadata
+        raise BadCheckpoint(path, "the metadata in its header are larger than any checkpoint's.")
+    return texts
 
 
 def _checked_entries(path: Path, content: dict[str, Any], data_start: int, size: int) -> dict[str, Entry]:
@@ -123,35 +158,43 @@ def _checked_entries(path: Path, content: dict[str, Any], data_start: int, size:
     spans: list[tuple[int, int, str]] = []
     for name, value in content.items():
         spec, begin, end = _checked_entry(path, name, value)
-        entries[name] = Entry(spec, data_start + begin)
+        entries[name] = Entry(spec=spec, begin=data_start + begin)
         spans.append((begin, end, name))
     position = 0
     for begin, end, name in sorted(spans):
         if begin != position:
-            raise BadCheckpoint(path, f'the data of "{name}" overlap or leave a gap. Download it again')
+            raise BadCheckpoint(path, f'the data of "{name}" overlap others or leave a gap. Download it again.')
         position = end
     found = size - data_start
     if found < position:
-        raise BadCheckpoint(path, f"it is cut off: {position - found:,} of {position:,} bytes are missing. Download it again")
+        raise BadCheckpoint(
+            path, f"it is cut off: {position - found:,} of {position:,} bytes are missing. Download it again."
+        )
     if found > position:
-        raise BadCheckpoint(path, f"{found - position:,} bytes follow its last tensor. Download it again")
+        raise BadCheckpoint(path, f"{found - position:,} bytes too many follow its last tensor. Download it again.")
     return entries
 
 
 def _checked_entry(path: Path, name: str, value: Any) -> tuple[TensorSpec, int, int]:
-    if not name.isprintable() or len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
-        raise BadCheckpoint(path, f"its header has an impossible name, {name[:40]!r}")
+    if not is_possible_name(name):
+        raise BadCheckpoint(path, f"its header has an impossible name, {name[:40]!a}. Download it again.")
     match value:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if dtype in DTYPES:
-            pass
-        case {"dtype": str(dtype)} if dtype not in DTYPES:
-            raise BadCheckpoint(path, f'"{name}" is stored as {dtype[:20]}, which this version does not read')
+        case {"dtype": str() as dtype, "shape": list() as shape, "data_offsets": [int() as begin, int() as end]}:
+            lengths: list[Any] = shape
         case _:
-            raise BadCheckpoint(path, f'the header entry of "{name}" cannot be read. Download it again')
-    lengths: list[Any] = shape
-    if len(lengths) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**48 for n in lengths):
-        raise BadCheckpoint(path, f'"{name}" has an impossible shape. Download it again')
+            raise BadCheckpoint(path, f'the header entry of "{name}" cannot be read. Download it again.')
+    if dtype not in DTYPES:
+        raise UnsupportedCheckpoint(path, f'"{name}" is stored as {dtype[:20]!a}, which this version does not read.')
+    if not _is_possible_shape(lengths):
+        raise BadCheckpoint(path, f'"{name}" has an impossible shape. Download it again.')
     spec = TensorSpec(tuple(lengths), DTYPES[dtype])
-    if type(begin) is not int or type(end) is not int or begin < 0 or end - begin != spec.num_bytes:
-        raise BadCheckpoint(path, f'"{name}" does not have the size of its shape. Download it again')
+    if isinstance(begin, bool) or isinstance(end, bool) or begin < 0 or end - begin != spec.num_bytes:
+        raise BadCheckpoint(path, f'"{name}" does not have the size of its shape. Download it again.')
     return spec, begin, end
+
+
+def _is_possible_shape(lengths: list[Any]) -> bool:
+    """PyTorch counts strides as if no length were 0, so that the others must have a possible product, too."""
+    if len(lengths) > MAX_DIMENSIONS or not all(type(length) is int and length >= 0 for length in lengths):
+        return False
+    return math.prod(max(1, length) for length in lengths) < _MAX_ELEMENTS

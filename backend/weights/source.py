@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from backend.errors import BadCheckpoint
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,7 @@ class TensorSpec:
 
     @property
     def num_elements(self) -> int:
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
     @property
     def num_bytes(self) -> int:
@@ -44,6 +44,14 @@ class WeightSource(Protocol):
 
     def read(self, key: str) -> Tensor:
         """The tensor: a read-only view of the memory-mapped file where it can be one. Raises BadCheckpoint."""
+        ...
+
+    def read_into(self, key: str, out: Tensor) -> None:
+        """Copy the tensor into `out`, which has its shape and any dtype, layout and device. Raises BadCheckpoint.
+
+        Files are read block by block, so that little is held twice, and a file that is cut off meanwhile is an error
+        here, whereas touching a view of it would end the process.
+        """
         ...
 
     def identity(self, key: str) -> str:
@@ -79,17 +87,33 @@ class InMemory:
     def read(self, key: str) -> Tensor:
         return self._tensors[key]
 
+    def read_into(self, key: str, out: Tensor) -> None:
+        out.copy_(self._tensors[key])
+
     def identity(self, key: str) -> str:
-        tensor = self._tensors[key].detach().contiguous().flatten()
-        return hashlib.sha256(bytes(tensor.view(torch.uint8).tolist())).hexdigest()
+        digest = hashlib.sha256(repr(self.spec(key)).encode())
+        digest.update(bytes_of(self._tensors[key]))
+        return digest.hexdigest()
 
 
 class Renamed:
-    """A source under other names; keys for which `rename` gives None are left out."""
+    """A source under other names; keys for which `rename` gives None are left out.
+
+    Raises BadCheckpoint when two keys would get the same name.
+    """
 
     def __init__(self, source: WeightSource, rename: Callable[[str], str | None]) -> None:
         self._source = source
-        self._originals = {new: old for old in source.keys() if (new := rename(old)) is not None}
+        self._originals: dict[str, str] = {}
+        for old in source.keys():
+            new = rename(old)
+            if new is None:
+                continue
+            if new in self._originals:
+                raise BadCheckpoint(
+                    source.origin, f'"{self._originals[new]}" and "{old}" stand for the same weight, "{new}".'
+                )
+            self._originals[new] = old
 
     def keys(self) -> Sequence[str]:
         return tuple(self._originals)
@@ -99,6 +123,9 @@ class Renamed:
 
     def read(self, key: str) -> Tensor:
         return self._source.read(self._originals[key])
+
+    def read_into(self, key: str, out: Tensor) -> None:
+        self._source.read_into(self._originals[key], out)
 
     def identity(self, key: str) -> str:
         return self._source.identity(self._originals[key])
@@ -130,13 +157,21 @@ class Computed:
         self._values = dict(values)
 
     def keys(self) -> Sequence[str]:
-        return (*self._source.keys(), *(key for key in self._values if key not in self._source.keys()))
+        keys = self._source.keys()
+        present = frozenset(keys)
+        return (*keys, *(key for key in self._values if key not in present))
 
     def spec(self, key: str) -> TensorSpec:
         return self._values[key][0] if key in self._values else self._source.spec(key)
 
     def read(self, key: str) -> Tensor:
         return self._values[key][1]() if key in self._values else self._source.read(key)
+
+    def read_into(self, key: str, out: Tensor) -> None:
+        if key in self._values:
+            out.copy_(self._values[key][1]())
+        else:
+            self._source.read_into(key, out)
 
     def identity(self, key: str) -> str:
         return self._values[key][2] if key in self._values else self._source.identity(key)
@@ -154,16 +189,20 @@ def with_averaged_weights(source: WeightSource) -> WeightSource:
     """The exponential moving average of a full SD checkpoint under the plain names of its U-Net.
 
     `model_ema.diffusion_modelinput_blocks00weight` is the average of `model.diffusion_model.input_blocks.0.0.weight`:
-    its name is the plain one without dots. Raises KeyError when the file holds no average.
+    its name is the plain one without dots. Raises KeyError when the file holds no average, or one with a gap.
     """
     plain = "model.diffusion_model."
+    keys = frozenset(source.keys())
     averages = {
-        key: "model_ema." + key.removeprefix("model.").replace(".", "") for key in source.keys() if key.startswith(plain)
+        key: "model_ema." + key.removeprefix("model.").replace(".", "") for key in keys if key.startswith(plain)
     }
-    missing = sorted(set(averages.values()) - set(source.keys()))
+    missing = sorted(set(averages.values()) - keys)
     if missing or not averages:
         raise KeyError(missing[0] if missing else "model_ema.")
     kept = {average: key for key, average in averages.items()}
-    return Renamed(
-        source, lambda key: kept.get(key) or (None if key.startswith((plain, "model_ema.")) else key)
-    )
+    return Renamed(source, lambda key: kept.get(key) or (None if key.startswith((plain, "model_ema.")) else key))
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The elements of a tensor, in order, as they stand in a file."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
