@@ -14,29 +14,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = [
-    "bash",
-    "awk",
-    "cat",
-    "chmod",
-    "cp",
-    "df",
-    "dirname",
-    "env",
-    "grep",
-    "kill",
-    "ln",
-    "ls",
-    "mkdir",
-    "mv",
-    "printf",
-    "readlink",
-    "rm",
-    "sed",
-    "sleep",
-    "touch",
-    "uname",
-]
+TOOLS = (
+    *("bash", "awk", "cat", "chmod", "cp", "df", "dirname", "env", "grep", "kill", "ln", "ls", "mkdir", "mv"),
+    *("printf", "readlink", "rm", "sed", "sleep", "touch", "uname"),
+)
 
 # Writes down every call; makes "environments" that hold another copy of itself; answers -c with a real Python.
 STUB = r"""#!/usr/bin/env bash
@@ -194,6 +175,21 @@ def test_an_installation_that_failed_is_told_and_done_again(sandbox: Sandbox) ->
     assert len(sandbox.pip_calls()) == 2
 
 
+def test_an_installation_that_failed_halfway_is_not_taken_for_the_one_before(sandbox: Sandbox) -> None:
+    sandbox.add_python("python3")
+    sandbox.run()
+    (sandbox.home / "pip-fails").touch()
+    requirements = sandbox.root / "requirements.txt"
+    before = requirements.read_text()
+    requirements.write_text(f"{before}another-package\n")
+    assert sandbox.run().returncode == 1
+    sandbox.pip_calls()
+    (sandbox.home / "pip-fails").unlink()
+    requirements.write_text(before)
+    assert sandbox.run().returncode == 7
+    assert len(sandbox.pip_calls()) == 2
+
+
 def test_a_broken_environment_is_made_anew(sandbox: Sandbox) -> None:
     sandbox.add_python("python3")
     sandbox.run()
@@ -314,19 +310,8 @@ def test_help_needs_neither_python_nor_an_installation(sandbox: Sandbox) -> None
 
 def test_help_names_every_command_and_variable(sandbox: Sandbox) -> None:
     text = sandbox.run("--help").stdout
-    for word in [
-        "start",
-        "generate",
-        "info",
-        "convert",
-        "doctor",
-        "test",
-        "train",
-        "COMMANDLINE_ARGS",
-        "PYTHON",
-        "VENV_DIR",
-        "TORCH_COMMAND",
-    ]:
+    commands = ("start", "generate", "info", "convert", "doctor", "test", "train")
+    for word in (*commands, "COMMANDLINE_ARGS", "PYTHON", "VENV_DIR", "TORCH_COMMAND"):
         assert word in text
 
 
@@ -341,6 +326,21 @@ def test_commands_run_from_the_program_and_not_from_the_current_folder(sandbox: 
     sandbox.add_python("python3")
     result = sandbox.run(command, "a b.safetensors")
     assert f"ran: <{sandbox.root}> <backend.commands> <{command}> <a b.safetensors>" in result.stdout
+
+
+def test_another_program_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "__init__.py").write_text("raise SystemExit('the wrong backend')")
+    result = subprocess.run(
+        [str(ROOT / "launch.sh"), "info", "missing.safetensors", "--no-such-flag"],
+        cwd=tmp_path,
+        env={**os.environ, "VENV_DIR": "-", "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("./launch.sh: unrecognized arguments: --no-such-flag")
 
 
 def test_tests_install_their_own_requirements_and_satisfy_a_later_start(sandbox: Sandbox) -> None:

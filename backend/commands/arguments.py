@@ -1,0 +1,81 @@
+"""What the commands beside `start` accept. Needs the standard library alone: --help works before the installation."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from backend.commands.flags import OneLineParser, add_device_flags, add_model_flags
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(prog="./launch.sh", description="Commands of Emulsion.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
+    _add_generate(commands.add_parser("generate", help="make pictures without the page", allow_abbrev=False))
+    _add_info(commands.add_parser("info", help="tell what a model file is", allow_abbrev=False))
+    _add_convert(commands.add_parser("convert", help="turn an old pickle file into safetensors", allow_abbrev=False))
+    _add_doctor(commands.add_parser("doctor", help="check this installation", allow_abbrev=False))
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Make pictures without the page. What is left out is chosen to suit the checkpoint."
+    parser.add_argument("prompt", help="what to show")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE",
+        help="PNG file to write; several pictures become FILE-1.png, FILE-2.png ...",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="write over files that exist")
+    parser.add_argument("--json", action="store_true", help="tell the result as JSON")
+    group = parser.add_argument_group("picture")
+    group.add_argument("--negative", "--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
+    group.add_argument("--vae", metavar="FILE", help="VAE in place of the checkpoint's own, by path or name")
+    group.add_argument("--sampler", metavar="NAME", help="sampler; docs/samplers.md lists them")
+    group.add_argument("--schedule", "--scheduler", metavar="NAME", help="schedule of noise levels")
+    group.add_argument("--steps", type=int, metavar="N", help="sampling steps")
+    group.add_argument("--size", type=_size, metavar="WxH", help="size in pixels, such as 512x768")
+    group.add_argument("--width", type=int, metavar="PIXELS", help="width, a multiple of 8")
+    group.add_argument("--height", type=int, metavar="PIXELS", help="height, a multiple of 8")
+    group.add_argument("--guidance", "--cfg-scale", type=float, metavar="X", help="guidance scale; 1 switches it off")
+    group.add_argument("--seed", type=int, default=-1, metavar="N", help="seed of the first picture; -1 draws one")
+    group.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures that are made together (1)")
+    group.add_argument("--batch-count", type=int, default=1, metavar="N", help="batches, one after the other (1)")
+    group.add_argument("--clip-skip", type=int, metavar="N", help="layers to leave out of CLIP, counted from 1")
+    group.add_argument("--emphasis", metavar="NAME", help="how weights in the prompt work")
+    group.add_argument("--noise-source", metavar="NAME", help="where random numbers come from")
+    group.add_argument(
+        "--exact-batches", action="store_true", default=None, help="every picture as if it were made alone, to the byte"
+    )
+    add_model_flags(parser)
+    add_device_flags(parser)
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Tell what a model file is. Only its header is read, and its bytes for the hash; nothing in it runs."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--no-hash", action="store_true", help="leave out the hashes, which need the whole file")
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Turn an old .ckpt, .pt or .bin file into safetensors, in a process that cannot do anything else."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="file to write (beside the old one)")
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Check Python, packages, device, memory, disk, models and the port, and say what to do."
+    parser.add_argument("--port", type=int, default=None, metavar="N", help="port to look at (7860)")
+    add_model_flags(parser)
+    add_device_flags(parser)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.strip().isdigit() and height.strip().isdigit()):
+        raise argparse.ArgumentTypeError(f'"{text[:40]}" is no size; write it as 512x768')
+    return int(width), int(height)

@@ -1,0 +1,147 @@
+"""`generate "PROMPT" -o FILE`: one job through the engine, without the page."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from backend.commands.flags import named_file, read_settings
+from backend.commands.progress_line import ProgressLine
+from backend.engine.engine import Engine
+from backend.engine.job import JobState, JobView, SavedImage
+from backend.engine.settings import Settings
+from backend.errors import Cancelled, EmulsionError, OutputError, RequestError
+from backend.request import GenerationRequest
+from backend.weights.atomic import give_name, told_as_output_errors
+
+_SECONDS_TO_STOP = 30  # the running step ends first
+
+
+def run(values: argparse.Namespace, root: Path) -> int:
+    """Make pictures and put them where they were asked for; also those that were finished before a job failed.
+
+    Raises EmulsionError when the job cannot be queued or fails, Cancelled when it was stopped.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    settings, vae = _settings(values, root)
+    request = _request(values, settings.checkpoint, vae)
+    targets = output_files(values.output, request.batch_size * request.batch_count)
+    _refuse_existing(targets, force=values.force)
+    folder = targets[0].parent
+    with told_as_output_errors(targets[0]):
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".emulsion-", dir=folder)
+    with scratch as output_dir:
+        view = _make(dataclasses.replace(settings, output_dir=Path(output_dir)), request)
+        written = [
+            _deliver(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
+        ]
+    _report(view, written, as_json=values.json)
+    match view.state:
+        case JobState.DONE:
+            return 0
+        case JobState.FAILED:
+            raise EmulsionError(view.error)
+        case _:
+            raise Cancelled
+
+
+def output_files(output: Path, count: int) -> list[Path]:
+    """The files that `count` pictures go to. Raises RequestError for a name that is no PNG's."""
+    path = output.expanduser().absolute()
+    if path.suffix.lower() != ".png":
+        raise RequestError("output", f'"{output.name}" must end in .png')
+    if count == 1:
+        return [path]
+    return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
+
+
+def _settings(values: argparse.Namespace, root: Path) -> tuple[Settings, str | None]:
+    """The settings, and the name of the VAE, which may lie anywhere."""
+    settings = read_settings(values, root)
+    vae, file = named_file(values.vae)
+    return dataclasses.replace(settings, vae_dirs=(*settings.vae_dirs, *file)), vae
+
+
+def _request(values: argparse.Namespace, checkpoint: str | None, vae: str | None) -> GenerationRequest:
+    width, height = values.size or (None, None)
+    return GenerationRequest(
+        prompt=values.prompt,
+        negative_prompt=values.negative,
+        checkpoint=checkpoint,
+        vae=vae,
+        sampler=values.sampler,
+        schedule=values.schedule,
+        steps=values.steps,
+        width=values.width or width,
+        height=values.height or height,
+        guidance_scale=values.guidance,
+        seed=values.seed,
+        batch_size=values.batch_size,
+        batch_count=values.batch_count,
+        clip_skip=values.clip_skip,
+        emphasis=values.emphasis,
+        noise_source=values.noise_source,
+        exact_batches=values.exact_batches,
+    )
+
+
+def _refuse_existing(targets: Sequence[Path], *, force: bool) -> None:
+    for target in targets:
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder; name a file in it.")
+        if target.exists() and not force:
+            raise OutputError(f"{target} exists; choose another name, or write over it with --force.")
+
+
+def _make(settings: Settings, request: GenerationRequest) -> JobView:
+    """Run one job to its end. Ctrl-C and SIGTERM cancel it; a second time they end the program."""
+    engine = Engine.open(settings, persistent=False)
+    line = ProgressLine(sys.stderr)
+    try:
+        engine.subscribe(line)
+        job_id = engine.submit(request)
+        try:
+            return engine.wait(job_id)
+        except KeyboardInterrupt:
+            engine.cancel(job_id)
+            return engine.wait(job_id, _SECONDS_TO_STOP)
+    finally:
+        engine.close()
+        line.close()
+
+
+def _deliver(image: SavedImage, target: Path, *, force: bool) -> SavedImage:
+    """Give a finished picture the name it was made for, or one beside it when somebody has taken that meanwhile."""
+    with told_as_output_errors(target):
+        if force:
+            image.path.replace(target)
+            return dataclasses.replace(image, path=target)
+        while True:
+            try:
+                give_name(image.path, target)
+                return dataclasses.replace(image, path=target)
+            except FileExistsError:
+                target = target.with_name(f"{target.stem}-{secrets.token_hex(2)}{target.suffix}")
+
+
+def _report(view: JobView, written: Sequence[SavedImage], *, as_json: bool) -> None:
+    if not as_json:
+        for image in written:
+            print(image.path)
+        return
+    images = [{**dataclasses.asdict(image), "path": str(image.path)} for image in written]
+    facts = {"state": view.state.value, "seconds": view.seconds, "notices": view.notices, "error": view.error}
+    print(json.dumps({**facts, "images": images}, indent=2))
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
