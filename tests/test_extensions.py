@@ -477,6 +477,15 @@ def test_an_observer_that_hangs_holds_nobody_up_and_is_told(host: Host, folder: 
     assert problem == "its observer fell 4 events behind. It was switched off until the next start"
 
 
+def test_a_command_can_have_the_samplers_without_the_observers(host: Host, folder: Path):
+    write_good_one(folder)
+    write_extension(folder, "watcher", OBSERVER.format(body="1 / 0"))
+    with load_extensions(folder, host, with_events=False) as extensions:
+        host.publish(JobStarted(job_id="1"))
+        assert "good" in host.catalog.samplers
+    assert problems_of(extensions) == {"good": (), "watcher": ()}
+
+
 # The page's side
 
 

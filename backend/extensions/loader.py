@@ -7,11 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from backend.engine.catalog import Catalog
+from backend.engine.settings import Settings
 from backend.errors import ExtensionError
+from backend.events import Event
 from backend.extensions.api import ExtensionApi, ExtensionHost
 from backend.extensions.loaded import Extensions, FailedExtension, LoadedExtension
 from backend.extensions.manifest import Manifest, extension_folders, read_manifest
@@ -26,20 +30,28 @@ _T = TypeVar("_T")
 
 
 def load_extensions(
-    folder: Path, engine: ExtensionHost, *, disabled: Collection[str] = (), safe_mode: bool = False
+    folder: Path,
+    engine: ExtensionHost,
+    *,
+    disabled: Collection[str] = (),
+    safe_mode: bool = False,
+    with_events: bool = True,
 ) -> Extensions:
     """Read every manifest in `folder` and call `setup` of each extension, in the order of their `after`.
 
-    disabled: ids that the user switched off; safe_mode: all of them are off. Raises nothing for a broken extension:
-    it is in `failed`, with what is wrong.
+    disabled: ids that the user switched off; safe_mode: all of them are off. with_events: whether observers are called;
+    a command that makes its pictures in a scratch folder has nothing to tell them.
+
+    Raises nothing for a broken extension: it is in `failed`, with what is wrong.
     """
+    host = engine if with_events else _WithoutEvents(settings=engine.settings, catalog=engine.catalog)
     manifests, failed = _read_manifests(folder)
     order = load_order(manifests, disabled={manifest.id for manifest in manifests} if safe_mode else disabled)
     failed += [_failed(manifest, problem) for manifest, problem in order.refused]
     loaded: dict[str, LoadedExtension] = {}
     owners: dict[tuple[str, str], str] = {}
     for manifest in order.ready:
-        extension = LoadedExtension(manifest=manifest, api=ExtensionApi(manifest, engine, owners))
+        extension = LoadedExtension(manifest=manifest, api=ExtensionApi(manifest, host, owners))
         try:
             _check_foundations(manifest, loaded)
             _set_up(extension)
@@ -51,6 +63,17 @@ def load_extensions(
     for broken in failed:
         _log.error("Extension %s is not used: %s", broken.id, broken.problem)
     return Extensions(loaded=tuple(loaded.values()), failed=failed, off=order.off)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WithoutEvents:
+    """An engine of which extensions see no events."""
+
+    settings: Settings
+    catalog: Catalog
+
+    def subscribe(self, observer: Callable[[Event], None], /) -> Callable[[], None]:  # noqa: ARG002 - the engine's signature
+        return lambda: None
 
 
 def load_ui_module(extension: LoadedExtension) -> ModuleType:
