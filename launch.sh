@@ -29,8 +29,7 @@ Options of start that most people need:
   --ckpt-dir DIR      one more folder with checkpoints
   --cpu               use the processor even if there is a GPU
   --lowvram           hold as little of a model in memory as possible
-  --api               serve the API of A1111 (/sdapi/v1) too
-  --nowebui           serve the API only
+  --nowebui           serve the APIs (/api/v1 and A1111's /sdapi/v1) without the page
   --skip-install      start without looking whether everything is installed
 
 ./launch.sh COMMAND --help prints all options of a command; docs/command-line.md explains them.

@@ -171,7 +171,7 @@ def test_a_subpath_has_one_slash_in_front(subpath: str) -> None:
 def test_the_browser_stays_closed_when_it_should() -> None:
     assert not read("--no-browser", DISPLAY=":0").server.open_browser
     assert not read("--nowebui", DISPLAY=":0").server.open_browser
-    assert read("--nowebui").server.api
+    assert not read("--nowebui").server.web_ui
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no display that can be missing")

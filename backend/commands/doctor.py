@@ -6,7 +6,6 @@ import argparse
 import os
 import platform
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from backend.commands.server_options import DEFAULT_PORT, LOOPBACK
 from backend.commands.terminal import as_line
 from backend.engine.library import Library
 from backend.engine.settings import Settings
-from backend.errors import ExtensionError
+from backend.errors import ExtensionError, ServerError
 from backend.extensions.manifest import extension_folders, read_manifest
 from backend.families import builtin
+from backend.http.port import open_port
 from backend.memory.byte_sizes import as_text
 from backend.memory.device import detect_device, free_host_bytes, total_host_bytes
 from backend.weights.hashing import HashCache
@@ -150,16 +150,10 @@ def _extensions(folder: Path) -> Iterator[Finding]:
 
 
 def _port(port: int) -> Finding:
-    with socket.socket() as probe:
-        # As servers do it: a port that was in use until a moment ago is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            return Finding(
-                level="warn", subject="port", text=f"{port} cannot be used ({error.strerror})",
-                remedy=f"end the program that uses it, or start with --port {port + 1}",
-            )  # fmt: skip
+    try:
+        open_port(LOOPBACK, port).close()
+    except ServerError as error:
+        return Finding(level="warn", subject="port", text=str(error))
     return Finding(level="ok", subject="port", text=f"{port} is free")
 
 

@@ -118,8 +118,8 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--subpath", default="", metavar="PATH", help="path under which a proxy serves this program")
     group.add_argument("--tls-keyfile", type=_file, metavar="FILE", help="private key for https")
     group.add_argument("--tls-certfile", type=_file, metavar="FILE", help="certificate for https")
-    group.add_argument("--api", action="store_true", help="serve the API of A1111 (/sdapi/v1) too")
-    group.add_argument("--nowebui", action="store_true", help="serve the API and no page")
+    group.add_argument("--api", action="store_true", help="accepted; the APIs are always served")
+    group.add_argument("--nowebui", action="store_true", help="serve the APIs and no page")
     group.add_argument(
         "--no-browser", "--disable-auto-launch", action="store_true", help="do not open a browser window"
     )
@@ -229,7 +229,6 @@ def _server(values: argparse.Namespace, environment: Mapping[str, str]) -> Serve
         port=values.port,
         subpath=f"/{subpath}" if subpath else "",
         web_ui=not values.nowebui,
-        api=values.api or values.nowebui,
         credentials=(*values.gradio_auth, *values.api_auth, *values.gradio_auth_path),
         token=values.token,
         allowed_hosts=tuple(values.allowed_hosts),

@@ -28,7 +28,6 @@ class ServerOptions:
     port: int = DEFAULT_PORT
     subpath: str = ""
     web_ui: bool = True
-    api: bool = False
     credentials: Credentials = field(default=(), repr=False)
     token: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] = ()

@@ -234,10 +234,15 @@ class Engine:
         self._models.forget()
         self._machine.residency.drop_all()
 
-    def close(self) -> None:
-        """Stop at the next step. What is queued or was running waits in the journal for the next start."""
+    def close(self, timeout: float = 60) -> None:
+        """Stop at the next step, or after `timeout` seconds in the middle of it.
+
+        What is queued or was running waits in the journal for the next start.
+        """
         self._jobs.close()
-        self._worker.join(timeout=60)
+        self._worker.join(timeout)
+        if self._worker.is_alive() and (view := self._jobs.running()) is not None:
+            self._journal.put_back(view.id)
         self._journal.close()
 
     @property
