@@ -2,6 +2,7 @@
 
 EmulsionError                     something the user can understand and act on
 ├── RequestError                  a field of a request is wrong; names the field
+│   └── NotSupported              a field asks for what this version cannot do
 ├── UnknownName                   a sampler, schedule, checkpoint ... that nobody registered
 ├── FileError                     a file could not be used; names the path
 │   ├── BadCheckpoint             not a readable weight file, or a damaged one
@@ -38,6 +39,10 @@ class RequestError(EmulsionError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class NotSupported(RequestError):
+    """A field asks for what this version cannot do."""
 
 
 class UnknownName(EmulsionError):

@@ -15,7 +15,7 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_SIDE = 16_384
 MAX_PIXELS = 50_000_000
 # What Pillow's decoders raise on damaged files, besides its own UnidentifiedImageError (an OSError).
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -41,7 +41,7 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
             header.verify()  # the file is of no use to Pillow after this, so it is opened again
         with _open(data, name) as image:
             return image.convert("RGB")
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise BadImage(name, f"it is damaged or not a {', '.join(FORMATS)} picture.") from error
 
 

@@ -1,0 +1,54 @@
+"""The `info` of txt2img: JSON in a string, with A1111's keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from backend.engine.job import JobView
+from backend.pipeline.infotext import read_infotext
+
+
+def generation_info(job: JobView, notices: Sequence[str]) -> str:
+    """What was made. A job that was interrupted before its first picture has empty lists."""
+    request = job.request
+    infotexts = [image.infotext for image in job.images]
+    written = read_infotext(infotexts[0]).parameters if infotexts else {}
+    seeds = [image.seed for image in job.images]
+    info: dict[str, Any] = {
+        "prompt": request.prompt,
+        "all_prompts": [request.prompt] * len(seeds),
+        "negative_prompt": request.negative_prompt,
+        "all_negative_prompts": [request.negative_prompt] * len(seeds),
+        "seed": seeds[0] if seeds else request.seed,
+        "all_seeds": seeds,
+        "subseed": -1,
+        "all_subseeds": [-1] * len(seeds),
+        "subseed_strength": 0,
+        "width": request.width,
+        "height": request.height,
+        "sampler_name": written.get("Sampler", request.sampler),
+        "cfg_scale": request.guidance_scale,
+        "steps": request.steps,
+        "batch_size": request.batch_size,
+        "restore_faces": False,
+        "face_restoration_model": None,
+        "sd_model_name": written.get("Model", request.checkpoint),
+        "sd_model_hash": written.get("Model hash"),
+        "sd_vae_name": written.get("VAE", request.vae),
+        "sd_vae_hash": written.get("VAE hash"),
+        "seed_resize_from_w": -1,
+        "seed_resize_from_h": -1,
+        "denoising_strength": None,
+        "extra_generation_params": {"Schedule type": written["Schedule type"]} if "Schedule type" in written else {},
+        "index_of_first_image": 0,
+        "infotexts": infotexts,
+        "styles": [],
+        "clip_skip": request.clip_skip,
+        "is_using_inpainting_conditioning": False,
+        "version": written.get("Version"),
+        "job_id": job.id,
+        "notices": [*notices, *job.notices],
+    }
+    return json.dumps(info, ensure_ascii=False)

@@ -1,0 +1,77 @@
+"""What can be named: GET sd-models, sd-vae, samplers, schedulers, and lists of what there is none of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from backend.diffusion.schedules import AUTOMATIC
+from backend.engine.engine import Engine
+from backend.weights.hashing import SHORT
+
+# Clients ask for these and expect a list, or an object of lists.
+_EMPTY: dict[str, list[Any] | dict[str, Any]] = {
+    "upscalers": [],
+    "latent-upscale-modes": [],
+    "loras": [],
+    "embeddings": {"loaded": {}, "skipped": {}},
+    "hypernetworks": [],
+    "face-restorers": [],
+    "realesrgan-models": [],
+    "prompt-styles": [],
+    "scripts": {"txt2img": [], "img2img": []},
+    "script-info": [],
+    "extensions": [],
+}
+
+
+def listings_router(engine: Engine) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/sd-models")
+    def models() -> list[dict[str, Any]]:
+        return [
+            {
+                "title": entry.title,
+                "model_name": entry.name,
+                "hash": entry.sha256[:SHORT] if entry.sha256 else None,
+                "sha256": entry.sha256,
+                "filename": entry.path.name,
+                "config": None,
+            }
+            for entry in engine.library.checkpoints()
+            if not entry.problem
+        ]
+
+    def vaes() -> list[dict[str, Any]]:
+        return [{"model_name": entry.name, "filename": entry.path.name} for entry in engine.library.vaes()]
+
+    router.add_api_route("/sd-vae", vaes)
+    router.add_api_route("/sd-modules", vaes)
+
+    @router.get("/samplers")
+    def samplers() -> list[dict[str, Any]]:
+        return [
+            {"name": sampler.label, "aliases": [sampler.name, *sampler.aliases], "options": {}}
+            for sampler in engine.catalog.samplers
+        ]
+
+    @router.get("/schedulers")
+    def schedulers() -> list[dict[str, Any]]:
+        known = [(schedule.name, schedule.label, schedule.aliases) for schedule in engine.catalog.schedules]
+        return [
+            {"name": name, "label": label, "aliases": list(aliases), "default_rho": -1, "need_inner_model": False}
+            for name, label, aliases in [(AUTOMATIC, "Automatic", ()), *known]
+        ]
+
+    for name, content in _EMPTY.items():
+        router.add_api_route(f"/{name}", _always(content), name=name)
+    return router
+
+
+def _always(content: list[Any] | dict[str, Any]) -> Any:
+    def answer() -> list[Any] | dict[str, Any]:
+        return content
+
+    return answer
