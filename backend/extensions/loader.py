@@ -72,7 +72,7 @@ class _WithoutEvents:
     settings: Settings
     catalog: Catalog
 
-    def subscribe(self, observer: Callable[[Event], None], /) -> Callable[[], None]:  # noqa: ARG002 - the engine's signature
+    def subscribe(self, observer: Callable[[Event], None], /) -> Callable[[], None]:
         return lambda: None
 
 
