@@ -6,6 +6,7 @@ above what any checkpoint has and far below what would hurt: a header can ask fo
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Mapping
@@ -124,11 +125,19 @@ def _what_it_is(path: Path, start: bytes, length: int) -> BadCheckpoint | Pickle
         return BadCheckpoint(
             path, "it is a web page or an error message, not the model. Download the model file itself."
         )
-    if all(byte in b"\t\n\r" or (byte >= 32 and byte != 127) for byte in start):
+    if _is_text(start):
         return BadCheckpoint(path, "it is a text file, not a model. Download the model file itself.")
     if start[8:9] == b"{" and length < 2**32:
         return BadCheckpoint(path, f"its header of {length:,} bytes is larger than any checkpoint's.")
     return BadCheckpoint(path, "it is no safetensors file: it does not begin with a header. Download it again.")
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\t\n\r" for letter in text)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
