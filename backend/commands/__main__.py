@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backend.commands.arguments import build_parser
 from backend.commands.terminal import as_line
-from backend.errors import EmulsionError
+from backend.errors import Cancelled, EmulsionError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from backend.commands.doctor import run
     try:
         return run(values, ROOT)
+    except (Cancelled, KeyboardInterrupt):
+        print(f"{values.command}: stopped", file=sys.stderr)
+        return 130
     except EmulsionError as error:
         print(f"{values.command}: {as_line(str(error), 2000)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"{values.command}: stopped", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

@@ -61,10 +61,11 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Turn an old .ckpt, .pt or .bin file into safetensors, in a process that cannot do anything else."
+        "Turn an old .ckpt, .pt or .bin file into safetensors, read in a process of its own with limits."
     )
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="file to write (beside the old one)")
+    parser.add_argument("--force", action="store_true", help="write over a file that exists")
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

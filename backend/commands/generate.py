@@ -9,7 +9,8 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -30,7 +31,6 @@ def run(values: argparse.Namespace, root: Path) -> int:
 
     Raises EmulsionError when the job cannot be queued or fails, Cancelled when it was stopped.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     settings, vae = _settings(values, root)
     request = _request(values, settings.checkpoint, vae)
     targets = output_files(values.output, request.batch_size * request.batch_count)
@@ -39,7 +39,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
     with told_as_output_errors(targets[0]):
         folder.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".emulsion-", dir=folder)
-    with scratch as output_dir:
+    with scratch as output_dir, _terminable():
         view = _make(dataclasses.replace(settings, output_dir=Path(output_dir)), request)
         written = [
             _deliver(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
@@ -143,5 +143,15 @@ def _report(view: JobView, written: Sequence[SavedImage], *, as_json: bool) -> N
     print(json.dumps({**facts, "images": images}, indent=2))
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _terminable() -> Generator[None, None, None]:
+    """Treat SIGTERM as Ctrl-C: the job is cancelled and what is finished is kept."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
