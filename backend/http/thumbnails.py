@@ -15,9 +15,10 @@ MAX_CACHED_BYTES = 64 * 2**20
 class Thumbnails:
     """The last 64 MiB of them. A file that has changed gets another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
+        self.num_bytes = 0
+        self._max_bytes = max_bytes
         self._kept: OrderedDict[tuple[Path, int, int], bytes] = OrderedDict()
-        self._num_bytes = 0
         self._lock = threading.Lock()
 
     def get(self, path: Path) -> bytes:
@@ -35,7 +36,7 @@ class Thumbnails:
 
     def _keep(self, key: tuple[Path, int, int], thumbnail: bytes) -> None:
         with self._lock:
-            self._num_bytes += len(thumbnail) - len(self._kept.pop(key, b""))
+            self.num_bytes += len(thumbnail) - len(self._kept.pop(key, b""))
             self._kept[key] = thumbnail
-            while self._num_bytes > MAX_CACHED_BYTES:
-                self._num_bytes -= len(self._kept.popitem(last=False)[1])
+            while self.num_bytes > self._max_bytes:
+                self.num_bytes -= len(self._kept.popitem(last=False)[1])
