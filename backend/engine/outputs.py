@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
-from backend.errors import DiskFull, OutputError
+from backend.errors import DiskFull, NotWritable, OutputError
 from backend.images.png_text import encode_png
 from backend.memory.byte_sizes import as_text
 from backend.pipeline.generate import Pixels
@@ -35,8 +34,11 @@ class Outputs:
         """See whether pictures can be written, before time is spent on them. Raises as `save` does."""
         with told_as_output_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            if not os.access(self._folder, os.W_OK):
-                raise PermissionError(errno.EACCES, "no permission", str(self._folder))
+        if not os.access(self._folder, os.W_OK):
+            raise NotWritable(
+                f"The folder {self._folder} refuses new files. Change its permissions, or choose another folder with "
+                "--output-dir."
+            )
         if (free := shutil.disk_usage(self._folder).free) < _ROOM_NEEDED:
             raise DiskFull(
                 f"The disk of {self._folder} has {as_text(free)} free, which is too little for pictures "
