@@ -40,7 +40,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=-1, metavar="N", help="seed of the first picture; -1 draws one")
     group.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures that are made together (1)")
     group.add_argument("--batch-count", type=int, default=1, metavar="N", help="batches, one after the other (1)")
-    group.add_argument("--clip-skip", type=int, metavar="N", help="layers to leave out of CLIP, counted from 1")
+    group.add_argument("--clip-skip", type=int, metavar="N", help="CLIP layer to stop at, from the end: 1 is the last")
     group.add_argument("--emphasis", metavar="NAME", help="how weights in the prompt work")
     group.add_argument("--noise-source", metavar="NAME", help="where random numbers come from")
     group.add_argument(

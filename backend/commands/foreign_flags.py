@@ -24,7 +24,7 @@ _INSTALL = "launch.sh installs exactly what is needed, once"
 _PAGE = "the page is built differently"
 _SETTINGS = "settings lie in the data folder and are checked when they are read"
 _SAFETY = "files are always checked, and never run code"
-_CONSOLE = "the log shows one line a picture; --loglevel DEBUG shows more"
+_CONSOLE = "the log tells what happens; --loglevel DEBUG tells more"
 _SHARE = "pages on the internet are not offered; use --listen with --gradio-auth behind a tunnel of your own"
 _LOADING = "a checkpoint is loaded, and its hash computed, when it is first used"
 _SAME = "the same request gives the same picture by default"
@@ -96,7 +96,7 @@ FOREIGN_FLAGS = (
         _INSTALL,
         "--skip-torch-cuda-test", "--skip-python-version-check", "--skip-version-check", "--skip-prepare-environment",
         "--reinstall-torch", "--reinstall-xformers", "--update-check", "--update-all-extensions", "--test-server",
-        "--log-startup", "--do-not-download-clip", "--no-download-sd-model", "--dump-sysinfo",
+        "--log-startup", "--do-not-download-clip", "--no-download-sd-model",
         "--quick-test-for-ci", "--windows-standalone-build",
     ),
     *_switches(_LOADING, "--skip-load-model-at-start", "--no-hashing"),
@@ -128,6 +128,7 @@ FOREIGN_FLAGS = (
     ),
     ForeignFlag(name="--verbose", takes="perhaps a value", reason=_CONSOLE),
     *_switches("every picture carries how it was made", "--disable-metadata"),
+    *_switches("./launch.sh doctor tells about the machine", "--dump-sysinfo"),
     *_values("--data-dir moves everything that belongs to a user", "--user-directory", "--temp-directory"),
     *_values("files are known by their SHA-256", "--default-hashing-function"),
     *_switches(_SHARE, "--share"),

@@ -20,6 +20,7 @@ from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView, SavedImage
 from backend.engine.settings import Settings
 from backend.errors import Cancelled, EmulsionError, OutputError, RequestError
+from backend.extensions.loader import load_extensions
 from backend.request import GenerationRequest
 from backend.weights.atomic import give_name, told_as_output_errors
 
@@ -103,17 +104,21 @@ def _refuse_existing(targets: Sequence[Path], *, force: bool) -> None:
 
 
 def _make(settings: Settings, request: GenerationRequest) -> JobView:
-    """Run one job to its end. Ctrl-C and SIGTERM cancel it; a second time they end the program."""
+    """Run one job to its end. Ctrl-C and SIGTERM cancel it; a second time they end the program.
+
+    Extensions bring their samplers and schedules; the pictures' names are not final, so their observers are not told.
+    """
     engine = Engine.open(settings, persistent=False)
     line = ProgressLine(sys.stderr)
     try:
-        engine.subscribe(line)
-        job_id = engine.submit(request)
-        try:
-            return engine.wait(job_id)
-        except KeyboardInterrupt:
-            engine.cancel(job_id)
-            return engine.wait(job_id, _SECONDS_TO_STOP)
+        with load_extensions(settings.extensions_dir, engine, with_events=False):
+            engine.subscribe(line)
+            job_id = engine.submit(request)
+            try:
+                return engine.wait(job_id)
+            except KeyboardInterrupt:
+                engine.cancel(job_id)
+                return engine.wait(job_id, _SECONDS_TO_STOP)
     finally:
         engine.close()
         line.close()
