@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import backend.extensions.api
+from backend.commands.__main__ import main
 from backend.diffusion.noise import BatchNoise
 from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.process import VarianceExploding
@@ -22,8 +23,10 @@ from backend.events import JobDone, JobQueued, JobStarted
 from backend.extensions import loader, observer
 from backend.extensions.loaded import Extensions, ExtensionState
 from backend.extensions.loader import load_extensions, load_ui_module
+from backend.images.png_text import read_png_text
 from backend.registry import Registry
 from tests.extension_samples import SAMPLER, Host, write_extension, write_good_one
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 # Each is the extension.py of a broken extension, and words of what is said about it
 HOSTILE = {
@@ -484,6 +487,20 @@ def test_a_command_can_have_the_samplers_without_the_observers(host: Host, folde
         host.publish(JobStarted(job_id="1"))
         assert "good" in host.catalog.samplers
     assert problems_of(extensions) == {"good": (), "watcher": ()}
+
+
+def test_a_sampler_of_an_extension_makes_a_picture(host: Host, folder: Path, tmp_path: Path, capsys):
+    write_tiny_checkpoint(host.settings.checkpoint_dirs[0] / "tiny.safetensors")
+    write_good_one(folder)
+    write_extension(
+        folder, "failing", SAMPLER.format(name="failing").replace("return denoise", "return 1 / 0, denoise")
+    )
+    flags = ["--data-dir", str(tmp_path), "--cpu", "--steps", "2", "--size", "64x64"]
+    output = tmp_path / "picture.png"
+    assert main(["generate", "a heart", "-o", str(output), "--sampler", "Good of the test", *flags]) == 0
+    assert "Sampler: good of the test" in read_png_text(output.read_bytes())["parameters"]
+    assert main(["generate", "a heart", "-o", str(tmp_path / "no.png"), "--sampler", "failing", *flags]) == 1
+    assert 'Extension failing: its sampler "failing" failed: ZeroDivisionError' in capsys.readouterr().err
 
 
 # The page's side

@@ -11,10 +11,9 @@ from .rows import row_for
 
 
 def setup(api: ExtensionApi) -> None:
-    log = LogFile(api.data_dir / FILE_NAME)
-
     def write_down(event: Event) -> None:
         if isinstance(event, ImageSaved):
+            log = LogFile(api.data_dir / FILE_NAME)
             log.append(row_for(event, output_dir=api.output_dir, time=datetime.now()))
 
     api.observe(write_down)
