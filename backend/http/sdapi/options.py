@@ -34,7 +34,7 @@ def options_router(engine: Engine) -> APIRouter:
     def change(body: JsonObject) -> dict[str, Any]:
         """Clients send back all they were given with one value changed, so only differences count."""
         known = _options(engine)
-        wanted = {name: value for name, value in body.items() if name not in known or known[name] != value}
+        wanted = {name: value for name, value in body.items() if name not in known or not _is_same(value, known[name])}
         changes = {_PREFERENCES[name]: _ours(name, value) for name, value in wanted.items() if name in _PREFERENCES}
         with told_by_a1111_names():
             if changes:
@@ -73,6 +73,10 @@ def _checkpoint(engine: Engine) -> tuple[str | None, str | None]:
     except EmulsionError:  # there is none, or the one that was chosen is gone
         return None, None
     return entry.title, entry.sha256
+
+
+def _is_same(value: Any, known: Any) -> bool:
+    return value == known and isinstance(value, bool) is isinstance(known, bool)
 
 
 def _ours(name: str, value: Any) -> Any:
