@@ -1,0 +1,16 @@
+// Cancel, and how many jobs wait.
+
+import { cancelCurrent, watchJobs } from "./jobs.js";
+
+export function mount({ element }) {
+  const button = element.querySelector(".em-cancel");
+  const waiting = element.querySelector(".em-waiting");
+
+  button.addEventListener("click", cancelCurrent);
+  watchJobs(({ jobs }) => {
+    const count = jobs.filter((job) => job.state === "queued").length;
+    button.disabled = count === 0 && !jobs.some((job) => job.state === "running");
+    const text = count ? `${count} waiting` : "";
+    if (waiting.textContent !== text) waiting.textContent = text;
+  });
+}

@@ -1,0 +1,68 @@
+// A number, or nothing where the model decides; the slider and the buttons change the same value.
+
+import { watchDefaults } from "./model_defaults.js";
+
+export function mount({ element, props, watch, send }) {
+  const number = element.querySelector("input[type=number]");
+  const slider = element.querySelector(".em-slider");
+  const reset = element.querySelector(".em-reset");
+  let usual = props.usual;
+
+  const show = () => {
+    const { value } = props;
+    const isEmpty = value === null || value === undefined || value === "";
+    if (document.activeElement !== number || Number(number.value) !== Number(value)) number.value = isEmpty ? "" : value;
+    number.placeholder = usual ?? "model";
+    if (slider) slider.value = isEmpty ? (usual ?? slider.min) : value;
+    if (slider) slider.style.setProperty("--em-filled", `${filledShare(slider) * 100}%`);
+    if (reset) reset.hidden = isEmpty;
+    element.classList.toggle("em-follows-model", isEmpty);
+  };
+
+  const set = (value) => {
+    props.value = value;
+    show();
+    send.change();
+  };
+
+  const typed = () => {
+    if (number.value !== "") set(number.valueAsNumber);
+    else if (props.can_be_empty) set(null);
+  };
+
+  const step = (by) => {
+    const from = number.value === "" ? Number(usual ?? number.min) : number.valueAsNumber;
+    set(clamp(from + by * props.step, Number(number.min), Number(number.max)));
+  };
+
+  number.addEventListener("input", typed);
+  number.addEventListener("change", () => {
+    if (number.value === "" && !props.can_be_empty) set(props.usual);
+    else show();
+  });
+  slider?.addEventListener("input", () => set(slider.valueAsNumber));
+  reset?.addEventListener("click", () => {
+    set(null);
+    number.focus();
+  });
+  for (const button of element.querySelectorAll(".em-step")) {
+    button.addEventListener("click", () => step(Number(button.dataset.by)));
+  }
+  watchDefaults((defaults) => {
+    if (!props.can_be_empty) return;
+    usual = defaults[props.field] ?? null;
+    show();
+  });
+  watch("value", () => {
+    show();
+    send.change();
+  });
+  show();
+}
+
+const clamp = (value, low, high) => Math.min(high, Math.max(low, Math.round(value * 1000) / 1000));
+
+function filledShare(slider) {
+  const [low, high] = [Number(slider.min), Number(slider.max)];
+  return (slider.valueAsNumber - low) / (high - low);
+}

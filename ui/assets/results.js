@@ -1,0 +1,234 @@
+// Preview and progress of the running job, the pictures so far, and what is known about the one that is shown.
+
+import { copyText } from "./clipboard.js";
+import { fillForm } from "./form.js";
+import { cancel, watchJobs } from "./jobs.js";
+import { openLightbox } from "./lightbox.js";
+import { note, tellNotice, tellProblem } from "./messages.js";
+import { useSeed } from "./seed_field.js";
+import { pick, pickedUrl, setShown, shownSeed, watchSelection } from "./selection.js";
+import { address } from "./server.js";
+
+const MAX_THUMBNAILS = 60;
+const NARROW = matchMedia("(max-width: 980px)"); // as in 30-layout.css
+const MAX_ENLARGED = 4; // screen pixels per picture pixel: small models make small pictures
+
+export function mount({ element }) {
+  const find = (name) => element.querySelector(`.em-${name}`);
+  const stage = stageIn(find);
+  const strip = stripIn(find("strip"));
+  const told = new Map(); // id -> what has been said about the job
+  let pictures = [];
+  let jobs = [];
+
+  const render = () => {
+    const running = jobs.find((job) => job.state === "running");
+    const isLive = Boolean(running?.preview) && pickedUrl() === null;
+    const picture = pictures.find(({ url }) => url === pickedUrl()) ?? pictures[0] ?? null;
+    setShown(picture);
+    stage.show({ picture, preview: isLive ? running.preview : null, isRunning: Boolean(running) });
+    strip.show(pictures.slice(0, MAX_THUMBNAILS), isLive ? null : picture?.url);
+    showDetails(find, isLive ? null : picture);
+    showProgress(find, running);
+    showQueue(find("queue"), jobs.filter((job) => job.state === "queued"));
+  };
+
+  watchJobs((state) => {
+    jobs = state.jobs;
+    pictures = picturesOf(jobs);
+    const news = state.isFirst ? state.jobs.slice(-1) : state.changed;
+    for (const job of news) tellAbout(job, told);
+    render();
+  });
+  watchSelection(render);
+
+  const enlarge = () => {
+    const index = pictures.findIndex(({ url }) => url === stage.url());
+    if (index >= 0) openLightbox(pictures, index, pick);
+  };
+  find("picture-button").addEventListener("click", enlarge);
+  find("strip").addEventListener("dblclick", enlarge);
+
+  const actions = {
+    settings: (picture) => fillForm(picture.infotext),
+    seed: () => {
+      useSeed(shownSeed());
+      note("Seed taken over.");
+    },
+    copy: async (picture) => {
+      await copyText(picture.infotext);
+      note("Infotext copied.");
+    },
+  };
+  find("actions").addEventListener("click", (event) => {
+    const picture = pictures.find(({ url }) => url === stage.url());
+    const action = actions[event.target.closest("[data-do]")?.dataset.do];
+    if (picture && action) Promise.resolve(action(picture)).catch((error) => tellProblem(error.message));
+  });
+}
+
+/** Bring the panel into view where it lies below the form. */
+export function revealResults() {
+  if (NARROW.matches) document.querySelector("#em-results")?.scrollIntoView({ behavior: "smooth" });
+}
+
+/** Newest first. */
+function picturesOf(jobs) {
+  return jobs.flatMap((job) => job.images.map((image) => ({ ...image, prompt: job.request.prompt }))).reverse();
+}
+
+function tellAbout(job, told) {
+  const said = `${job.state} ${job.notices.length}`;
+  if (told.get(job.id) === said) return;
+  told.set(job.id, said);
+  if (job.state === "failed") tellProblem(job.error);
+  else if (job.notices.length) tellNotice(job.notices.join("\n"));
+  if (job.state === "cancelled" && job.step > 0) note("Cancelled. Finished pictures were kept.");
+}
+
+function stageIn(find) {
+  const [frame, picture, preview, empty] = [find("picture-button"), find("picture"), find("preview"), find("empty")];
+  let url = null;
+  let wanted = null;
+
+  const loadPreview = () => {
+    const isBusy = preview.src && !preview.complete;
+    if (wanted && !isBusy && preview.dataset.address !== wanted) {
+      preview.dataset.address = wanted;
+      preview.src = address(wanted);
+    }
+  };
+  preview.addEventListener("load", loadPreview);
+
+  return {
+    url: () => url,
+    show({ picture: next, preview: address_, isRunning }) {
+      wanted = address_;
+      loadPreview();
+      preview.hidden = !address_;
+      if (!address_) delete preview.dataset.address;
+      url = next?.url ?? null;
+      if (next && picture.dataset.url !== url) {
+        picture.dataset.url = url;
+        picture.src = address(url);
+        picture.alt = next.prompt ? next.prompt.slice(0, 200) : "Picture without a prompt";
+        picture.style.maxWidth = `${next.width * MAX_ENLARGED}px`;
+        picture.style.maxHeight = `${next.height * MAX_ENLARGED}px`;
+      }
+      frame.hidden = !next || Boolean(address_);
+      empty.hidden = Boolean(next) || Boolean(address_);
+      find("stage").classList.toggle("em-running", isRunning);
+    },
+  };
+}
+
+function stripIn(list) {
+  const buttons = new Map(); // url -> button
+
+  list.addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const all = [...list.children];
+    const next = event.key === "Home" ? all[0] : event.key === "End" ? all.at(-1) : all[all.indexOf(document.activeElement) + by];
+    if (!next) return;
+    event.preventDefault();
+    next.focus();
+    next.click();
+  });
+
+  return {
+    show(pictures, selectedUrl) {
+      const urls = new Set(pictures.map(({ url }) => url));
+      for (const [url, button] of buttons) if (!urls.has(url)) (button.remove(), buttons.delete(url));
+      pictures.forEach((picture, index) => {
+        const button = buttons.get(picture.url) ?? thumbnail(picture);
+        buttons.set(picture.url, button);
+        if (list.children[index] !== button) list.insertBefore(button, list.children[index] ?? null);
+        const isSelected = picture.url === selectedUrl;
+        button.setAttribute("aria-selected", String(isSelected));
+        button.tabIndex = isSelected || (!selectedUrl && index === 0) ? 0 : -1;
+      });
+      list.hidden = pictures.length === 0;
+    },
+  };
+}
+
+function thumbnail(picture) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "em-thumbnail";
+  button.setAttribute("role", "option");
+  button.setAttribute("aria-label", `Seed ${picture.seed}: ${picture.prompt.slice(0, 100) || "no prompt"}`);
+  const image = new Image();
+  image.loading = "lazy";
+  image.alt = "";
+  image.src = address(picture.thumbnail);
+  button.append(image);
+  button.addEventListener("click", () => pick(picture.url));
+  return button;
+}
+
+function showDetails(find, picture) {
+  find("details").hidden = !picture;
+  if (!picture) return;
+  find("infotext").textContent = picture.infotext;
+  const link = find("actions").querySelector("[data-do=download]");
+  link.href = address(picture.url);
+  link.download = decodeURIComponent(picture.url.split("/").at(-1));
+}
+
+function showProgress(find, job) {
+  find("progress").hidden = !job;
+  const share = job?.steps ? job.step / job.steps : 0;
+  document.body.style.setProperty("--em-progress", share);
+  document.title = job?.steps ? `[${Math.floor(100 * share)}%] Emulsion` : "Emulsion";
+  if (!job) return;
+  const bar = find("bar");
+  if (job.steps) bar.value = share;
+  else bar.removeAttribute("value");
+  setText(find("stage-name"), job.stage ? capitalised(job.stage) : "Starting");
+  setText(find("numbers"), numbers(job));
+}
+
+function numbers(job) {
+  if (!job.steps) return "";
+  const count = job.request.batch_size * job.request.batch_count;
+  const parts = [`step ${job.step}/${job.steps}`];
+  if (count > 1) parts.push(`${job.images.length}/${count} pictures`);
+  if (job.seconds_per_step > 0) parts.push(speed(job.seconds_per_step), `${duration(job.eta_seconds)} left`);
+  return parts.join(" · ");
+}
+
+const speed = (seconds) => (seconds < 1 ? `${(1 / seconds).toFixed(1)} steps/s` : `${seconds.toFixed(1)} s/step`);
+
+function duration(seconds) {
+  const whole = Math.ceil(seconds);
+  return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, "0")} s`;
+}
+
+function showQueue(list, waiting) {
+  list.hidden = waiting.length === 0;
+  const key = waiting.map((job) => job.id).join(" ");
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...waiting.map(queueEntry));
+}
+
+function queueEntry(job, index) {
+  const entry = document.createElement("li");
+  entry.className = "em-queue-entry";
+  const text = document.createElement("span");
+  text.textContent = job.request.prompt || "No prompt";
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "em-icon em-close";
+  button.setAttribute("aria-label", `Cancel waiting job ${index + 1}`);
+  button.addEventListener("click", () => cancel(job.id));
+  entry.append(text, button);
+  return entry;
+}
+
+function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text; // a screen reader speaks at every change
+}
+
+const capitalised = (text) => text[0].toUpperCase() + text.slice(1);

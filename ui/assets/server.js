@@ -1,0 +1,37 @@
+// Our HTTP interface (docs/http-api.md), as the page uses it.
+
+export const address = (path) => new URL(path, document.baseURI).href;
+
+export async function cancelJob(id) {
+  const answer = await fetch(address(`api/v1/jobs/${encodeURIComponent(id)}`), { method: "DELETE" });
+  if (!answer.ok) throw new Error(await problemOf(answer));
+}
+
+/** The infotext inside a picture, "" when there is none. */
+export async function readInfotext(file) {
+  const answer = await fetch(address("sdapi/v1/png-info"), {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ image: await asBase64(file) }),
+  });
+  if (!answer.ok) throw new Error(await problemOf(answer));
+  return (await answer.json()).info;
+}
+
+async function problemOf(answer) {
+  try {
+    const problem = await answer.json();
+    return problem.errors || problem.detail || `The server answered ${answer.status}.`;
+  } catch {
+    return `The server answered ${answer.status}.`;
+  }
+}
+
+function asBase64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+    reader.onerror = () => reject(new Error(`${file.name} could not be read.`));
+    reader.readAsDataURL(file);
+  });
+}

@@ -1,0 +1,33 @@
+// Light, dark, or what the system says. Gradio keeps the class "dark" on the body; we only decide.
+
+const KEY = "emulsion.theme";
+const NAMES = ["system", "light", "dark"];
+const system = matchMedia("(prefers-color-scheme: dark)");
+let tell = () => {};
+
+const chosen = () => {
+  const name = localStorage.getItem(KEY);
+  return NAMES.includes(name) ? name : "system";
+};
+
+function apply() {
+  const name = chosen();
+  const isDark = name === "dark" || (name === "system" && system.matches);
+  document.body.classList.toggle("dark", isDark);
+  document.documentElement.style.colorScheme = isDark ? "dark" : "light";
+  tell(name);
+}
+
+/** Call `watcher` with the name of the theme, now and at every change. */
+export function followTheme(watcher) {
+  tell = watcher;
+  apply();
+}
+
+export function nextTheme() {
+  localStorage.setItem(KEY, NAMES[(NAMES.indexOf(chosen()) + 1) % NAMES.length]);
+  apply();
+}
+
+// Gradio answers the same event and does not know of the choice: ours comes after.
+system.addEventListener("change", () => setTimeout(apply));
