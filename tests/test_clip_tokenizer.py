@@ -42,7 +42,10 @@ def varied_prompts(count: int) -> list[str]:
         alphabet = rng.choice(alphabets)
         return "".join(rng.choice(alphabet) for _ in range(rng.randint(1, 9)))
 
-    return ["".join(piece() + rng.choice([" ", ", ", "", " - "]) for _ in range(rng.randint(1, 25))) for _ in range(count)]
+    def prompt() -> str:
+        return "".join(piece() + rng.choice([" ", ", ", "", " - "]) for _ in range(rng.randint(1, 25)))
+
+    return [prompt() for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
