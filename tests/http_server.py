@@ -39,10 +39,11 @@ def client_of(app: GuardedApp, **options: Any) -> TestClient:
 
 
 @contextmanager
-def server_of(engine: Engine, security: Security | None = None) -> Iterator[Server]:
+def server_of(engine: Engine, security: Security | None = None, serving: Serving | None = None) -> Iterator[Server]:
     """A server that answers, on a free port."""
     security = security or Security(port=0)
-    server = Server(build_app(engine, security), security, Serving(), open_port(security.host, security.port))
+    port = open_port(security.host, security.port)
+    server = Server(build_app(engine, security), security, serving or Serving(), port)
     ready = threading.Event()
     thread = threading.Thread(target=server.run, args=(lambda _: ready.set(),), daemon=True)
     thread.start()
