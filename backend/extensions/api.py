@@ -147,7 +147,7 @@ class ExtensionApi:
     def add_problem(self, problem: str) -> None:
         """Tell the user, on the page, what does not work although the extension runs."""
         self._problems.append(problem)
-        self.log.warning("%s", problem)
+        self.log.warning("Extension %s: %s", self._manifest.id, problem)
 
     @property
     def problems(self) -> tuple[str, ...]:
