@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from backend.commands.terminal import as_line
 from backend.events import Notice, Progress, StageStarted
 from backend.images.png_text import read_png_text
 from backend.weights.safetensors_file import write_safetensors
+from tests.extension_samples import write_good_one
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
@@ -90,6 +92,19 @@ def test_generate_takes_a_checkpoint_from_anywhere(home: Path, tmp_path: Path) -
         assert generate(home, tmp_path / name, "--checkpoint", checkpoint, "--seed", "1") == 0
     assert "Model: other" in read_png_text((tmp_path / "a.png").read_bytes())["parameters"]
     assert "Model: tiny" in read_png_text((tmp_path / "b.png").read_bytes())["parameters"]
+
+
+def test_generate_leaves_extensions_out_in_safe_mode(home: Path, tmp_path: Path, capsys) -> None:
+    extensions = home / "extensions"
+    extensions.mkdir()
+    write_good_one(extensions)
+    try:
+        sampler = ("--sampler", "Good of the test")
+        assert generate(home, tmp_path / "x.png", *sampler, "--safe-mode") == 1
+        assert 'no sampler named "Good of the test"' in capsys.readouterr().err
+        assert generate(home, tmp_path / "x.png", *sampler) == 0
+    finally:
+        shutil.rmtree(extensions)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from backend.commands.flags import OneLineParser, add_device_flags, add_model_flags
+from backend.commands.flags import OneLineParser, add_device_flags, add_extension_flags, add_model_flags
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,6 +48,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
     add_model_flags(parser)
     add_device_flags(parser)
+    add_extension_flags(parser)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_access_flags(parser)
     add_model_flags(parser)
     add_device_flags(parser)
+    add_extension_flags(parser)
     _add_other_flags(parser)
     for flag in FOREIGN_FLAGS:
         parser.add_argument(flag.name, action=_PassOver, flag=flag, help=argparse.SUPPRESS)
@@ -207,12 +208,15 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_other_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("other")
-    group.add_argument(
+def add_extension_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--safe-mode", "--disable-all-extensions", "--disable-extra-extensions", "--disable-all-custom-nodes",
         dest="safe_mode", action="store_true", help="start without extensions",
     )  # fmt: skip
+
+
+def _add_other_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("other")
     group.add_argument(
         "--loglevel", type=str.upper, choices=("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"), default="INFO",
         help="how much is told (INFO)",

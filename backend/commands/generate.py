@@ -41,7 +41,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".emulsion-", dir=folder)
     with scratch as output_dir, _terminable():
-        view = _make(dataclasses.replace(settings, output_dir=Path(output_dir)), request)
+        view = _make(dataclasses.replace(settings, output_dir=Path(output_dir)), request, safe_mode=values.safe_mode)
         written = [
             _deliver(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
         ]
@@ -103,7 +103,7 @@ def _refuse_existing(targets: Sequence[Path], *, force: bool) -> None:
             raise OutputError(f"{target} exists; choose another name, or write over it with --force.")
 
 
-def _make(settings: Settings, request: GenerationRequest) -> JobView:
+def _make(settings: Settings, request: GenerationRequest, *, safe_mode: bool) -> JobView:
     """Run one job to its end. Ctrl-C and SIGTERM cancel it; a second time they end the program.
 
     Extensions bring their samplers and schedules; the pictures' names are not final, so their observers are not told.
@@ -111,7 +111,7 @@ def _make(settings: Settings, request: GenerationRequest) -> JobView:
     engine = Engine.open(settings, persistent=False)
     line = ProgressLine(sys.stderr)
     try:
-        with load_extensions(settings.extensions_dir, engine, with_events=False):
+        with load_extensions(settings.extensions_dir, engine, safe_mode=safe_mode, with_events=False):
             engine.subscribe(line)
             job_id = engine.submit(request)
             try:
