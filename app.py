@@ -55,9 +55,11 @@ def run(options: StartOptions, security: Security, port: socket.socket) -> None:
     from backend.http.server import Serving, build_app, serve
 
     settings, server = options.settings, options.server
-    engine = Engine.open(settings)
-    try:
-        with load_extensions(settings.extensions_dir, engine, safe_mode=server.safe_mode) as extensions:
+    engine = Engine.open(settings, start=False)
+    # The queue begins after the extensions came, and ends before they go: its jobs may use what they registered.
+    with load_extensions(settings.extensions_dir, engine, safe_mode=server.safe_mode) as extensions:
+        engine.start()
+        try:
             if server.web_ui:
                 from ui.environment import prepare_environment
 
@@ -72,8 +74,8 @@ def run(options: StartOptions, security: Security, port: socket.socket) -> None:
                 app = build_app(engine, security)
             serving = Serving(subpath=server.subpath, tls_key=server.tls_key, tls_certificate=server.tls_certificate)
             serve(app, security, partial(announce, options=server), serving=serving, port=port)
-    finally:
-        engine.close(timeout=_SECONDS_TO_STOP)
+        finally:
+            engine.close(timeout=_SECONDS_TO_STOP)
 
 
 if __name__ == "__main__":

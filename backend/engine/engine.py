@@ -85,13 +85,14 @@ class Engine:
         self._runner = JobRunner(self._jobs, journal, publisher, resources, self.plan, lambda: self.preferences)
         self._take_up_journal()
         self._worker = threading.Thread(target=self._runner.run_until_closed, name="worker", daemon=True)
-        self._worker.start()
 
     @classmethod
-    def open(cls, settings: Settings, *, persistent: bool = True) -> Engine:
+    def open(cls, settings: Settings, *, persistent: bool = True, start: bool = True) -> Engine:
         """Put the parts together and start working off what is queued.
 
-        persistent: keep the queue in the data folder, which only one program at a time can do. Raises ServerError.
+        persistent: keep the queue in the data folder, which only one program at a time can do.
+        start: False leaves the first job waiting for `start()`, so that extensions can register what it may use.
+        Raises ServerError.
         """
         catalog = Catalog.builtin()
         hashes = HashCache(settings.data_dir / "hashes.json")
@@ -103,7 +104,14 @@ class Engine:
             residency=Residency(settings.memory_budget or default_budget(device, low_memory=settings.low_memory)),
         )
         journal = Journal.open(settings.data_dir / "jobs.sqlite") if persistent else Journal.in_memory()
-        return cls(settings, catalog, library, machine, journal, Publisher())
+        engine = cls(settings, catalog, library, machine, journal, Publisher())
+        if start:
+            engine.start()
+        return engine
+
+    def start(self) -> None:
+        """Begin to work off the queue. Once only."""
+        self._worker.start()
 
     @property
     def device(self) -> DeviceFacts:
@@ -240,7 +248,8 @@ class Engine:
         What is queued or was running waits in the journal for the next start.
         """
         self._jobs.close()
-        self._worker.join(timeout)
+        if self._worker.ident is not None:  # it was started
+            self._worker.join(timeout)
         if self._worker.is_alive() and (view := self._jobs.running()) is not None:
             self._journal.put_back(view.id)
         self._journal.close()

@@ -39,7 +39,8 @@ def train_autoencoder(pictures: Tensor, state_file: Path, training: AutoencoderT
     which the latents correlate and lose colours. Returns the averaged weights.
     """
     torch.manual_seed(training.seed)
-    autoencoder = Autoencoder(CONFIG).to(memory_format=torch.channels_last)
+    autoencoder = Autoencoder(CONFIG)
+    autoencoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing in torch's stub
     read_out = nn.Conv2d(CONFIG.latent_channels, 3, 1)
     parameters = [*autoencoder.parameters(), *read_out.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -91,7 +90,8 @@ def _train_beside_others(rank: int, meeting: Path, data: LatentData, state_file:
 def _train(rank: int, data: LatentData, state_file: Path, training: DiffusionTraining, config: UNetConfig,
            on_save: Callable[[], None]) -> None:  # fmt: skip
     torch.manual_seed(training.seed)
-    model = UNet(config).to(memory_format=torch.channels_last)
+    model = UNet(config)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - missing in torch's stub
     _start_quietly(model)
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
@@ -208,8 +208,3 @@ def sample(unet: Callable[..., Tensor], contexts: Tensor, empty: Tensor, shape: 
         alpha = torch.tensor(1.0) if following is None else alphas[following]
         x = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
     return x
-
-
-def parameters_of(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The averaged weights in a training's state."""
-    return state["average"]

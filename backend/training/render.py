@@ -109,7 +109,7 @@ def render_all(tarballs: Path, *, size: int, placements: int, seed: int) -> Iter
                     yield Rendering(_placed(image, size, rng), subject)
 
 
-def _hue_and_colourfulness(rgba: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _hue_and_colourfulness(rgba: Pixels) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
     hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV")).astype(np.float32)
     weight = (hsv[..., 1] / 255) * (hsv[..., 2] / 255) * (rgba[..., 3] / 255.0).astype(np.float32)
     return hsv[..., 0] * (360 / 256), weight * (hsv[..., 1] > 64)
