@@ -16,14 +16,13 @@ from backend.errors import EmulsionError
 from backend.http.port import open_port
 from backend.http.security import Security
 
-ROOT = Path(__file__).resolve().parent
 _SECONDS_TO_STOP = 4  # for the step that runs; service managers kill what takes longer
 _log = logging.getLogger("app")
 
 
 def main(arguments: list[str]) -> int:
     """Serve until the program is stopped: 0; 1 when it cannot start, which is told in one line."""
-    options = read_flags(arguments, root=ROOT)
+    options = read_flags(arguments, root=Path(__file__).resolve().parent)
     server = options.server
     logging.basicConfig(level=server.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for note in (*options.notes, *(f"{package}. Run ./launch.sh doctor." for package in outdated_packages())):
@@ -56,14 +55,13 @@ def run(options: StartOptions, security: Security, port: socket.socket) -> None:
 
     settings, server = options.settings, options.server
     engine = Engine.open(settings, start=False)
-    # The queue begins after the extensions came, and ends before they go: its jobs may use what they registered.
     with load_extensions(settings.extensions_dir, engine, safe_mode=server.safe_mode) as extensions:
-        engine.start()
+        engine.start()  # not before: queued jobs may use what extensions registered; closed before those are withdrawn
         try:
             if server.web_ui:
                 from ui.environment import prepare_environment
 
-                prepare_environment(settings)
+                prepare_environment(settings)  # before gradio is imported
                 from ui.mount import mount_page
                 from ui.page import build_page
                 from ui.scripts import ASSETS_FOLDER, ASSETS_URL
