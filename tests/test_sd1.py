@@ -89,6 +89,7 @@ def test_zero_terminal_snr_is_read_from_metadata_and_markers(tensors: dict[str, 
     by_tensor = {"ztsnr": torch.zeros(0)} if marker == "tensor" else {}
     model = opened({**tensors, **by_tensor}, {**METADATA, **by_metadata})
     assert model.levels.sigma_max == pytest.approx((1 / ZERO_SNR_TERMINAL_ALPHA_BAR - 1) ** 0.5)
+    assert (model.defaults.sampler, model.defaults.schedule) == ("euler", "sgm_uniform")
     assert opened(tensors).levels.sigma_max == pytest.approx(14.6146, abs=1e-3)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -66,7 +66,7 @@ def recognise(source: WeightSource) -> bool:
 
 def describe(source: WeightSource) -> tuple[int, Defaults]:
     """Native size in pixels and defaults of a checkpoint, from its header alone."""
-    facts = _Facts(source.metadata)
+    facts = _Facts(source)
     return facts.native_size, facts.defaults()
 
 
@@ -81,8 +81,9 @@ def load(files: ModelFiles, machine: Machine) -> Sd1Model:
 class _Facts:
     """What a file of this family may say about itself in its metadata; the published models say nothing."""
 
-    def __init__(self, metadata: Mapping[str, str]) -> None:
-        self._metadata = metadata
+    def __init__(self, source: WeightSource) -> None:
+        self._metadata = source.metadata
+        self._keys = frozenset(source.keys())
 
     def number(self, name: str, default: int) -> int:
         text = self._metadata.get(f"emulsion.{name}", "")
@@ -93,14 +94,20 @@ class _Facts:
         return self.number("native_size", NATIVE_SIZE) // 8 * 8 or NATIVE_SIZE
 
     def defaults(self) -> Defaults:
-        return Defaults(guidance_scale=float(self.number("guidance_scale", 7)))
+        guidance_scale = float(self.number("guidance_scale", 7))
+        if self.has_zero_terminal_snr:
+            # Karras' levels would spend half of the steps above any noise that tells (sigma is 4519 at the start).
+            return Defaults(sampler="euler", schedule="sgm_uniform", guidance_scale=guidance_scale)
+        return Defaults(guidance_scale=guidance_scale)
 
-    def is_velocity(self, keys: frozenset[str]) -> bool:
+    @property
+    def is_velocity(self) -> bool:
         said = self._metadata.get("emulsion.prediction_type") or self._metadata.get("modelspec.prediction_type", "")
-        return said in ("v", "v_prediction") or "v_pred" in keys
+        return said in ("v", "v_prediction") or "v_pred" in self._keys
 
-    def has_zero_terminal_snr(self, keys: frozenset[str]) -> bool:
-        return self._metadata.get("emulsion.zero_terminal_snr") == "true" or "ztsnr" in keys
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        return self._metadata.get("emulsion.zero_terminal_snr") == "true" or "ztsnr" in self._keys
 
 
 class Sd1Model:
@@ -112,12 +119,11 @@ class Sd1Model:
         checkpoint = files.checkpoint
         if files.use_ema:
             checkpoint = _averaged(checkpoint)
-        facts = _Facts(checkpoint.metadata)
-        keys = frozenset(checkpoint.keys())
+        facts = _Facts(checkpoint)
         self.native_size = facts.native_size
         self.defaults = facts.defaults()
-        self.levels = NoiseLevels.scaled_linear(zero_terminal_snr=facts.has_zero_terminal_snr(keys))
-        self.prediction: Prediction = VPrediction() if facts.is_velocity(keys) else EpsPrediction()
+        self.levels = NoiseLevels.scaled_linear(zero_terminal_snr=facts.has_zero_terminal_snr)
+        self.prediction: Prediction = VPrediction() if facts.is_velocity else EpsPrediction()
         self._machine = machine
         self._preview: LatentPreview | None = None
         self._tokenizer = ClipTokenizer.load()
