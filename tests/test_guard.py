@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from starlette.routing import Mount
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -242,6 +245,14 @@ def test_programs_send_a_password_or_the_token(closed_client, headers):
     assert closed_client.get("/sdapi/v1/samplers", headers=headers).status_code == 200
 
 
+def test_passwords_cannot_be_guessed_quickly(closed_client):
+    start = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: closed_client.get("/", headers=basic("ann", str(n))), range(16)))
+    assert {answer.status_code for answer in answers} == {401}
+    assert time.monotonic() - start > 1.5
+
+
 def test_a_browser_opens_the_address_with_the_token_once(closed_client):
     answer = closed_client.get(f"/?__theme=dark&token={TOKEN}&a=%26b")
     assert (answer.status_code, answer.headers["location"]) == (303, "/?__theme=dark&a=%26b")
@@ -344,8 +355,6 @@ def test_bodies_have_a_largest_size(open_client):
 
 
 def test_the_real_server_tells_nothing_about_itself(engine):
-    import httpx
-
     with server_of(engine) as server:
         answer = httpx.get(f"{server.url}sdapi/v1/samplers", timeout=20)
         assert answer.status_code == 200

@@ -9,6 +9,7 @@ A web page elsewhere must not be able to drive a server on this machine, so a re
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -50,6 +51,7 @@ SECURITY_HEADERS = {
 }
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d{1,5})?")
 _READING = ("GET", "HEAD")
+_SECONDS_PER_GUESS = 0.1
 _INTERFACES = ("/api/", "/sdapi/")
 _SIGN_IN = "A password is needed. Open the address that the server printed when it started, or send the password."
 
@@ -67,6 +69,7 @@ class Guard:
     def __init__(self, app: ASGIApp, security: Security) -> None:
         self._app = app
         self._security = security
+        self._one_guess = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -85,11 +88,18 @@ class Guard:
         elif not self._security.asks_for_password or _is_signed_in(scope, headers, self._security):
             await self._app(scope, receive, send)
         else:
+            await self._slow_down_guessing(scope, headers)
             await self._refuse(Refusal(status=401, error="Unauthorized", detail=_SIGN_IN), scope, send)
 
     def _brings_token(self, scope: Scope) -> bool:
         """Whether this is a browser that opens the address with the token in it."""
         return scope.get("method") in _READING and self._security.accepts_token(dict(_query(scope)).get("token", ""))
+
+    async def _slow_down_guessing(self, scope: Scope, headers: Headers) -> None:
+        """Wrong passwords are answered one after the other, however many connections they come from."""
+        if "authorization" in headers or "token" in dict(_query(scope)):
+            async with self._one_guess:
+                await asyncio.sleep(_SECONDS_PER_GUESS)
 
     async def _sign_in(self, scope: Scope, send: Send) -> None:
         """Remember the browser, and send it to the same address without the token, which is not for the history."""

@@ -56,9 +56,10 @@ async def _ended(request: Request, engine: Engine, feed: JobFeed, job_id: str) -
 
 
 def _take_files(job: JobView, *, keep: bool) -> list[bytes]:
-    """The files of the job's pictures; with `keep` false they are removed, and only they."""
-    files = [image.path.read_bytes() for image in job.images]
+    """The files of the job's pictures that are still there; with `keep` false they are removed, and only they."""
+    paths = [image.path for image in job.images if image.path.exists()]
+    files = [path.read_bytes() for path in paths]
     if not keep:
-        for image in job.images:
-            image.path.unlink(missing_ok=True)
+        for path in paths:
+            path.unlink(missing_ok=True)
     return files
