@@ -57,9 +57,17 @@ _COLOURS = {
     "error_background_fill": "var(--em-surface)",
     "error_border_color": "var(--em-problem)",
     "error_text_color": "var(--em-problem)",
+    "table_border_color": "var(--em-line)",
+    "table_even_background_fill": "var(--em-surface)",
+    "table_odd_background_fill": "var(--em-raised)",
+    "table_text_color": "var(--em-text)",
     "slider_color": "var(--em-accent)",
 }
 _MEASURES = {
+    "button_large_padding": "9px 16px",
+    "button_large_radius": "9px",
+    "button_large_text_size": "14px",
+    "button_large_text_weight": "550",
     "color_accent": "var(--em-accent)",
     "block_padding": "0px",
     "block_radius": "8px",

@@ -10,6 +10,7 @@ export function openLightbox(pictures, index, onMove) {
   dialog = document.createElement("dialog");
   dialog.className = "em-lightbox";
   dialog.setAttribute("aria-label", "Picture");
+  dialog.tabIndex = -1;
   const image = new Image();
   const count = document.createElement("p");
   count.className = "em-lightbox-count";
@@ -45,6 +46,7 @@ export function openLightbox(pictures, index, onMove) {
   show();
   document.body.append(dialog);
   dialog.showModal();
+  dialog.focus(); // the dialog itself, so that no button looks chosen
 }
 
 function button(name, label, onClick) {

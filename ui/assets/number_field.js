@@ -3,10 +3,12 @@
 import { watchDefaults } from "./model_defaults.js";
 
 export function mount({ element, props, watch, send }) {
+  const { field, step: size, usual: fixed } = element.querySelector(".em-field").dataset;
+  const canBeEmpty = fixed === "";
   const number = element.querySelector("input[type=number]");
   const slider = element.querySelector(".em-slider");
   const reset = element.querySelector(".em-reset");
-  let usual = props.usual;
+  let usual = canBeEmpty ? null : Number(fixed);
 
   const show = () => {
     const { value } = props;
@@ -27,17 +29,17 @@ export function mount({ element, props, watch, send }) {
 
   const typed = () => {
     if (number.value !== "") set(number.valueAsNumber);
-    else if (props.can_be_empty) set(null);
+    else if (canBeEmpty) set(null);
   };
 
   const step = (by) => {
     const from = number.value === "" ? Number(usual ?? number.min) : number.valueAsNumber;
-    set(clamp(from + by * props.step, Number(number.min), Number(number.max)));
+    set(clamp(from + by * Number(size), Number(number.min), Number(number.max)));
   };
 
   number.addEventListener("input", typed);
   number.addEventListener("change", () => {
-    if (number.value === "" && !props.can_be_empty) set(props.usual);
+    if (number.value === "" && !canBeEmpty) set(usual);
     else show();
   });
   slider?.addEventListener("input", () => set(slider.valueAsNumber));
@@ -49,8 +51,8 @@ export function mount({ element, props, watch, send }) {
     button.addEventListener("click", () => step(Number(button.dataset.by)));
   }
   watchDefaults((defaults) => {
-    if (!props.can_be_empty) return;
-    usual = defaults[props.field] ?? null;
+    if (!canBeEmpty) return;
+    usual = defaults[field] ?? null;
     show();
   });
   watch("value", () => {

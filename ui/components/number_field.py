@@ -56,16 +56,13 @@ def number_field(
         body = (
             f'<div class="em-field-head">{head}{number}</div>{_SLIDER.format(low=slider[0], high=slider[1], step=step)}'
         )
+    # The script reads these here and not in Gradio's props, which an update to a field in a closed accordion wipes out.
+    facts = f'class="em-field" data-field="{name}" data-step="{step:g}" data-usual="{"" if value is None else value}"'
     return gr.HTML(
         value=value,
         label=label,
-        html_template=f'<div class="em-field">{body}</div>',
+        html_template=f"<div {facts}>{body}</div>",
         js_on_load=mounts("number_field.js", "change"),
         apply_default_css=False,
         min_width=120,
-        elem_classes=["em-number"],
-        field=name,
-        step=step,
-        can_be_empty=value is None,
-        usual=value,
     )

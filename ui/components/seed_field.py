@@ -29,5 +29,4 @@ def seed_field() -> gr.HTML:
         js_on_load=mounts("seed_field.js", "change"),
         apply_default_css=False,
         min_width=200,
-        elem_classes=["em-number"],
     )

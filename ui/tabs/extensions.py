@@ -61,7 +61,7 @@ def _build(engine: Engine, extension: LoadedExtension, tab: Tab) -> None:
         guarded_call(extension, f'tab "{tab.label}"', lambda: tab.build(engine))
     except ExtensionError as error:
         extension.api.add_problem(error.problem)
-        gr.HTML(_FAILED, label="Problem", apply_default_css=False)
+        gr.HTML(html_template=_FAILED, label="Problem", apply_default_css=False)
 
 
 def _entry(report: ExtensionReport) -> dict[str, Any]:
