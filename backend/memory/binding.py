@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import KeysDoNotMatch
-from backend.weights.source import WeightSource
+from backend.weights.source import TensorSpec, WeightSource
 
-_THREADS = 4  # a disk is read faster with several requests under way, and one converts while another reads
+# A disk is read faster with several requests under way, and one thread converts while another reads.
+_THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Target:
     dtype: torch.dtype
 
 
+@torch.inference_mode(False)  # so that weights are ordinary tensors, and threads may write to them
 def bind(module: nn.Module, source: WeightSource, target: Target, *, part: str) -> None:
     """Assign every parameter and persistent buffer of `module`, which was built on the meta device, from `source`.
 
@@ -34,11 +37,18 @@ def bind(module: nn.Module, source: WeightSource, target: Target, *, part: str) 
     slots: dict[str, Tensor] = dict(module.state_dict(keep_vars=True))
     check_keys({name: slot.shape for name, slot in slots.items()}, source, part)
 
-    def held(name: str) -> Tensor:
-        return _held(name, source, target)
+    # All memory is taken by one thread: the C library keeps some of what is given back for each that took any.
+    rooms = {name: _room(source.spec(name), target) for name in slots}
+
+    def filled(name: str) -> Tensor:
+        room = rooms[name]
+        if room is None:
+            return source.read(name)
+        source.read_into(name, room)
+        return room
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        tensors = dict(zip(slots, threads.map(held, slots), strict=True))
+        tensors = dict(zip(slots, threads.map(filled, slots), strict=True))
     for name, tensor in tensors.items():
         owner, _, attribute = name.rpartition(".")
         value = nn.Parameter(tensor, requires_grad=False) if isinstance(slots[name], nn.Parameter) else tensor
@@ -59,13 +69,11 @@ def check_keys(slots: Mapping[str, torch.Size], source: WeightSource, part: str)
         raise KeysDoNotMatch(source.origin, part, missing=missing, unexpected=unexpected, misshaped=misshaped)
 
 
-def _held(name: str, source: WeightSource, target: Target) -> Tensor:
-    spec = source.spec(name)
+def _room(spec: TensorSpec, target: Target) -> Tensor | None:
+    """Memory for a weight as it is to be held, or None when it can be held as it is in the file."""
     dtype = target.dtype if spec.dtype.is_floating_point else spec.dtype
     is_kernel = len(spec.shape) == 4 and max(spec.shape[2:]) > 1
     if dtype == spec.dtype and target.device.type == "cpu" and not is_kernel:
-        return source.read(name)
+        return None
     layout = torch.channels_last if is_kernel else torch.contiguous_format
-    out = torch.empty(spec.shape, dtype=dtype, device=target.device, memory_format=layout)
-    source.read_into(name, out)
-    return out
+    return torch.empty(spec.shape, dtype=dtype, device=target.device, memory_format=layout)
