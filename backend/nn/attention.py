@@ -31,7 +31,7 @@ class AttentionPlace:
 Attend = Callable[[Tensor, Tensor, Tensor, AttentionPlace], Tensor]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, place: AttentionPlace) -> Tensor:  # noqa: ARG001 - the hook's signature
+def attention(q: Tensor, k: Tensor, v: Tensor, place: AttentionPlace) -> Tensor:
     """softmax(q k^T / sqrt(D)) v for q [B, H, N, D] and k, v [B, H, M, D].
 
     Without gradients and in bfloat16 on a CPU, PyTorch's fused kernel does not use the bfloat16 matrix units; plain

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.attention import AttentionPlace, attention
+from backend.nn.layers import Conv2d, GroupNorm, silu
 
 # Shapes: B batch, C channels, Z latent channels, H x W image size, h x w latent size.
 
@@ -41,8 +42,8 @@ class Autoencoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each [B, Z, h, w], of the latents of an image [B, 3, H, W] in -1..1."""
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         channels = config.channels
-        self.conv_in = nn.Conv2d(config.in_channels, channels, 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels, 3, padding=1)
         self.down = nn.ModuleList()
         for level, mult in enumerate(config.channel_mult):
             blocks = nn.ModuleList()
@@ -68,21 +69,21 @@ class Encoder(nn.Module):
             is_last = level == len(config.channel_mult) - 1
             self.down.append(Level(blocks, downsample=None if is_last else Downsample(channels)))
         self.mid = Middle(channels, config.norm_groups)
-        self.norm_out = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
-        self.conv_out = nn.Conv2d(channels, 2 * config.latent_channels, 3, padding=1)
+        self.norm_out = GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.conv_out = Conv2d(channels, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         channels = config.channels * config.channel_mult[-1]
-        self.conv_in = nn.Conv2d(config.latent_channels, channels, 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, channels, 3, padding=1)
         self.mid = Middle(channels, config.norm_groups)
         levels: list[nn.Module] = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
@@ -92,14 +93,14 @@ class Decoder(nn.Module):
                 channels = mult * config.channels
             levels.append(Level(blocks, upsample=Upsample(channels) if level else None))
         self.up = nn.ModuleList(reversed(levels))  # checkpoints number the levels from the image side
-        self.norm_out = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
-        self.conv_out = nn.Conv2d(channels, config.in_channels, 3, padding=1)
+        self.norm_out = GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.conv_out = Conv2d(channels, config.in_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 class Level(nn.Module):
@@ -133,16 +134,16 @@ class Middle(nn.Module):
 class ResnetBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, norm_groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=1e-6)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm1 = GroupNorm(norm_groups, channels, eps=1e-6)
+        self.conv1 = Conv2d(channels, out_channels, 3, padding=1)
+        self.norm2 = GroupNorm(norm_groups, out_channels, eps=1e-6)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1)
         if channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
+            self.nin_shortcut = Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
         return h + (x if x.shape[1] == h.shape[1] else self.nin_shortcut(x))
 
 
@@ -151,11 +152,11 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, channels: int, norm_groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.norm = GroupNorm(norm_groups, channels, eps=1e-6)
+        self.q = Conv2d(channels, channels, 1)
+        self.k = Conv2d(channels, channels, 1)
+        self.v = Conv2d(channels, channels, 1)
+        self.proj_out = Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
@@ -167,7 +168,7 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.pad(x, (0, 1, 0, 1)))  # padded on the right and below only, as the autoencoder was trained
@@ -176,7 +177,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -188,7 +189,7 @@ def decode_sliced(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
 
 
 def decode_tiled(autoencoder: Autoencoder, latents: Tensor, tile: int, overlap: int) -> Tensor:
-    """Decode latents [B, Z, h, w] in tiles of `tile` x `tile` latent pixels that overlap by `overlap` and are cross-faded.
+    """Decode latents [B, Z, h, w] in cross-faded tiles of `tile` x `tile` latent pixels that overlap by `overlap`.
 
     Group statistics are those of each tile, so the picture differs slightly from a whole decode.
     Raises ValueError unless 0 <= overlap < tile.

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.attention import Attend, AttentionPlace, attention
+from backend.nn.layers import Conv2d, GroupNorm, LayerNorm, Linear, SiLU, rows_at_a_time, widened
 
 # Shapes: B batch, C channels, H x W latent size, N = H * W tokens, M context tokens, E width of the timestep embedding.
 
@@ -58,13 +59,13 @@ class UNet(nn.Module):
         self.config = config
         width = config.model_channels
         embedding = 4 * width
-        self.time_embed = nn.Sequential(nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.time_embed = nn.Sequential(Linear(width, embedding), SiLU(), Linear(embedding, embedding))
         if config.adm_in_channels is not None:
             self.label_emb = nn.Sequential(
-                nn.Sequential(nn.Linear(config.adm_in_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+                nn.Sequential(Linear(config.adm_in_channels, embedding), SiLU(), Linear(embedding, embedding))
             )
 
-        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, width, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([Block(Conv2d(config.in_channels, width, 3, padding=1))])
         skip_channels = [width]
         channels = width
         for level, mult in enumerate(config.channel_mult):
@@ -99,7 +100,7 @@ class UNet(nn.Module):
                 self.output_blocks.append(Block(*layers))
 
         self.out = nn.Sequential(
-            nn.GroupNorm(config.norm_groups, channels), nn.SiLU(), nn.Conv2d(channels, config.out_channels, 3, padding=1)
+            GroupNorm(config.norm_groups, channels), SiLU(), Conv2d(channels, config.out_channels, 3, padding=1)
         )
 
     def forward(
@@ -155,16 +156,16 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, embedding: int, norm_groups: int) -> None:
         super().__init__()
         self.in_layers = nn.Sequential(
-            nn.GroupNorm(norm_groups, channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm(norm_groups, channels), SiLU(), Conv2d(channels, out_channels, 3, padding=1)
         )
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding, out_channels))
+        self.emb_layers = nn.Sequential(SiLU(), Linear(embedding, out_channels))
         self.out_layers = nn.Sequential(
-            nn.GroupNorm(norm_groups, out_channels),
-            nn.SiLU(),
+            GroupNorm(norm_groups, out_channels),
+            SiLU(),
             nn.Dropout(0),  # holds the index that checkpoints give the convolution
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            Conv2d(out_channels, out_channels, 3, padding=1),
         )
-        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if channels == out_channels else Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, activated_embedding: Tensor) -> Tensor:
         h = self.in_layers(x)
@@ -175,7 +176,7 @@ class ResBlock(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
@@ -184,10 +185,10 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
-        """Enlarge to `size`, the size of the skip that follows: latents with odd sides were rounded up on the way down."""
+        """Enlarge to `size`, that of the skip that follows: sides that are odd were rounded up on the way down."""
         if size is None:
             size = (2 * x.shape[-2], 2 * x.shape[-1])
         return self.conv(F.interpolate(x, size=tuple(size), mode="nearest"))
@@ -198,13 +199,13 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, depth: int, name: str) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
-        self.proj_in = nn.Linear(channels, channels) if config.linear_projections else nn.Conv2d(channels, channels, 1)
+        self.norm = GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.proj_in = Linear(channels, channels) if config.linear_projections else Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, config.context_dim, config.heads(channels), f"{name}.transformer_blocks.{index}")
             for index in range(depth)
         )
-        self.proj_out = nn.Linear(channels, channels) if config.linear_projections else nn.Conv2d(channels, channels, 1)
+        self.proj_out = Linear(channels, channels) if config.linear_projections else Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
         tokens = _project(self.proj_in, _to_tokens(self.norm(x)))  # [B, N, C]
@@ -216,7 +217,7 @@ class SpatialTransformer(nn.Module):
 class TransformerBlock(nn.Module):
     def __init__(self, dim: int, context_dim: int, heads: int, name: str) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm1, self.norm2, self.norm3 = LayerNorm(dim), LayerNorm(dim), LayerNorm(dim)
         self.attn1 = CrossAttention(dim, dim, heads, AttentionPlace(name, is_cross=False))
         self.attn2 = CrossAttention(dim, context_dim, heads, AttentionPlace(name, is_cross=True))
         self.ff = FeedForward(dim)
@@ -235,10 +236,10 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.place = place
-        self.to_q = nn.Linear(dim, dim, bias=False)
-        self.to_k = nn.Linear(context_dim, dim, bias=False)
-        self.to_v = nn.Linear(context_dim, dim, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(dim, dim))
+        self.to_q = Linear(dim, dim, bias=False)
+        self.to_k = Linear(context_dim, dim, bias=False)
+        self.to_v = Linear(context_dim, dim, bias=False)
+        self.to_out = nn.Sequential(Linear(dim, dim))
 
     def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
         q, k, v = (self._split_heads(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
@@ -254,16 +255,18 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         # `net.1` is a dropout without parameters in the checkpoints' network.
-        self.net = nn.ModuleList([GatedProjection(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim)])
+        self.net = nn.ModuleList([GatedProjection(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+        tokens = x.flatten(0, 1)
+        parts = [self.net[2](self.net[0](part)) for part in rows_at_a_time(tokens, 8 * x.shape[-1])]
+        return torch.cat(parts).view(x.shape)
 
 
 class GatedProjection(nn.Module):
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, 2 * out_dim)
+        self.proj = Linear(dim, 2 * out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -292,4 +295,4 @@ def _project(projection: nn.Module, tokens: Tensor) -> Tensor:
     weight, bias = projection.weight, projection.bias
     assert isinstance(weight, Tensor)
     assert isinstance(bias, Tensor)
-    return F.linear(tokens, weight.flatten(1), bias)
+    return F.linear(tokens, widened(weight.flatten(1), tokens), widened(bias, tokens))

@@ -1,0 +1,92 @@
+"""PyTorch's layers, for weights that may be stored in a narrower type than the one that is computed with.
+
+A float32 network can so run straight from a float16 file: its weights stay where the file is mapped, take no memory,
+and are widened when they are used, which is exact. Whoever binds the weights decides. With weights of the computed type
+the layers do what PyTorch's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# For larger tensors the C library asks the system for new pages each time (above 32 MiB always), and touching those for
+# the first time takes longer than the arithmetic. Much smaller ones make many short products, which are slower again.
+_PIECE_BYTES = 20 * 2**20
+_MIN_PIECE = 64  # rows or outputs; the kernels compute blocks of 16 to 64
+
+
+class Linear(nn.Linear):
+    """Computes a part of its outputs at a time where weights are large."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        parts = [F.linear(input, weight, bias) for weight, bias in _parts(self, input)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+class Conv2d(nn.Conv2d):
+    """Computes a part of its output channels at a time where weights are large."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        parts = [self._conv_forward(input, weight, bias) for weight, bias in _parts(self, input)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+class GroupNorm(nn.GroupNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.group_norm(input, self.num_groups, widened(self.weight, input), widened(self.bias, input), self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = widened(self.weight, input), widened(self.bias, input)
+        return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
+class SiLU(nn.SiLU):
+    def forward(self, input: Tensor) -> Tensor:
+        return silu(input)
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nobody else reads: in place unless a gradient is wanted."""
+    return F.silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
+
+
+def widened(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter in the type of x; never in a narrower one than its own, for what autocast rounds it rounds itself."""
+    dtype = torch.promote_types(parameter.dtype, x.dtype)
+    is_kernel = parameter.dim() == 4 and parameter.shape[-1] > 1
+    if dtype != parameter.dtype and is_kernel:
+        return parameter.to(dtype, memory_format=torch.channels_last)
+    return parameter.to(dtype)
+
+
+def rows_at_a_time(x: Tensor, width: int) -> tuple[Tensor, ...]:
+    """Tokens [N, C] in groups for which `width` numbers a token make one piece."""
+    return x.split(_fitting(width * x.dtype.itemsize)) if _in_pieces(x) else (x,)
+
+
+def _parts(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Weight and bias, widened, for so many outputs at a time that the weights make one piece."""
+    weight, bias = layer.weight, layer.bias
+    step = _fitting(weight[0].numel() * x.dtype.itemsize)
+    if step >= weight.shape[0] or not _in_pieces(x):
+        yield widened(weight, x), None if bias is None else widened(bias, x)
+        return
+    for start in range(0, weight.shape[0], step):
+        outputs = slice(start, start + step)
+        yield widened(weight[outputs], x), None if bias is None else widened(bias[outputs], x)
+
+
+def _in_pieces(x: Tensor) -> bool:
+    """Not with gradients: those of the pieces of a tensor would be summed in the rounded type of autocast."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled()
+
+
+def _fitting(row_bytes: int) -> int:
+    """Rows of this many bytes that make one piece."""
+    return max(_MIN_PIECE, _PIECE_BYTES // row_bytes // _MIN_PIECE * _MIN_PIECE)
