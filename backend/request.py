@@ -30,6 +30,7 @@ class GenerationRequest:
     guidance_scale: 1 switches classifier-free guidance, and the negative prompt, off.
     seed: of the first image; image k has seed + k. -1 draws one.
     batch_size: images that are made together; batch_count: batches that are made one after the other.
+    use_ema: take the averaged (EMA) weights of a checkpoint that holds both.
     exact_batches: make every image of a batch on its own, so that it has the same bytes as the image made alone.
 
     Raises RequestError, which names the field.
@@ -51,6 +52,7 @@ class GenerationRequest:
     clip_skip: int | None = None
     emphasis: str | None = None
     noise_source: str | None = None
+    use_ema: bool = False
     exact_batches: bool | None = None
 
     def __post_init__(self) -> None:
@@ -62,7 +64,9 @@ class GenerationRequest:
         _check_side("width", self.width)
         _check_side("height", self.height)
         if self.width and self.height and self.width * self.height > MAX_PIXELS:
-            raise RequestError("width", f"{self.width} x {self.height} is more than {MAX_PIXELS:,} pixels; make it smaller")
+            raise RequestError(
+                "width", f"{self.width} x {self.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
+            )
         _check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
         _check_int("seed", self.seed, RANDOM_SEED, MAX_SEED, optional=False)
         _check_int("batch_size", self.batch_size, 1, MAX_IMAGES, optional=False)
@@ -71,6 +75,8 @@ class GenerationRequest:
             raise RequestError("batch_count", f"a job makes at most {MAX_IMAGES} images; this is "
                                f"{self.batch_size} x {self.batch_count}")  # fmt: skip
         _check_int("clip_skip", self.clip_skip, 1, 12)
+        if not isinstance(self.use_ema, bool):
+            raise RequestError("use_ema", f"must be true or false, not {self.use_ema!r}")
         if not isinstance(self.exact_batches, bool | None):
             raise RequestError("exact_batches", f"must be true or false, not {self.exact_batches!r}")
 

@@ -19,7 +19,8 @@ from backend.events import Event, ImageSaved, JobCancelled, JobDone, JobFailed, 
 from backend.images.png_text import read_png_text
 from backend.request import GenerationRequest
 from backend.weights.atomic import atomic_file
-from tests.tiny_checkpoint import tiny_tensors, write_tiny_checkpoint
+from backend.weights.safetensors_file import write_safetensors
+from tests.tiny_checkpoint import METADATA, tiny_tensors, write_tiny_checkpoint
 
 TIMEOUT = 120
 
@@ -372,9 +373,6 @@ def test_a_model_that_does_not_fit_the_budget_is_a_typed_failure(root: Path) -> 
 
 
 def test_nan_weights_fail_the_job_and_the_next_one_runs(engine: Engine, root: Path) -> None:
-    from backend.weights.safetensors_file import write_safetensors
-    from tests.tiny_checkpoint import METADATA
-
     tensors = tiny_tensors()
     tensors["model.diffusion_model.out.2.bias"] = torch.full((4,), torch.nan, dtype=torch.float16)
     write_safetensors(root / "models" / "checkpoints" / "nan.safetensors", tensors, METADATA)
@@ -401,3 +399,19 @@ def test_failures_reach_the_observers_with_their_kind(engine: Engine, monkeypatc
     failed = [event for event in events if isinstance(event, JobFailed)]
     assert [(event.job_id, event.kind) for event in failed] == [(job.id, "NotWritable")]
     assert not any(isinstance(event, JobDone | JobCancelled) for event in events)
+
+
+def test_averaged_weights_make_another_picture_and_are_recorded(engine: Engine, root: Path) -> None:
+    tensors = tiny_tensors()
+    averages = {
+        "model_ema." + key.removeprefix("model.").replace(".", ""): value * 0.5
+        for key, value in tensors.items()
+        if key.startswith("model.diffusion_model.")
+    }
+    write_safetensors(root / "models" / "checkpoints" / "both.safetensors", {**tensors, **averages}, METADATA)
+    engine.library.refresh()
+    plain, averaged = run(engine, checkpoint="both"), run(engine, checkpoint="both", use_ema=True)
+    assert Image.open(plain.images[0].path).tobytes() != Image.open(averaged.images[0].path).tobytes()
+    assert "EMA weights: True" in averaged.images[0].infotext
+    refused = run(engine, checkpoint="tiny", use_ema=True)
+    assert (refused.state, refused.error_kind) == (JobState.FAILED, "UnsupportedCheckpoint")

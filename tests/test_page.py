@@ -49,6 +49,7 @@ LABELS = {
     "emphasis": "Emphasis",
     "noise_source": "Noise source",
     "exact_batches": "Exact batches",
+    "use_ema": "Averaged weights",
 }
 EMPTY_FORM = {
     "prompt": "a cat",
@@ -68,6 +69,7 @@ EMPTY_FORM = {
     "emphasis": "original",
     "noise_source": "nv",
     "exact_batches": False,
+    "use_ema": False,
 }
 INFOTEXT = """a cat, (red:1.2)
 in the rain

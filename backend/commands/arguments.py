@@ -44,6 +44,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--emphasis", metavar="NAME", help="how weights in the prompt work")
     group.add_argument("--noise-source", metavar="NAME", help="where random numbers come from")
     group.add_argument(
+        "--ema", action="store_true", help="the averaged (EMA) weights of a checkpoint that holds both kinds"
+    )
+    group.add_argument(
         "--exact-batches", action="store_true", default=None, help="every picture as if it were made alone, to the byte"
     )
     add_model_flags(parser)

@@ -91,6 +91,7 @@ def _request(values: argparse.Namespace, checkpoint: str | None, vae: str | None
         clip_skip=values.clip_skip,
         emphasis=values.emphasis,
         noise_source=values.noise_source,
+        use_ema=values.ema,
         exact_batches=values.exact_batches,
     )
 

@@ -216,7 +216,7 @@ class Engine:
         facts = self._models.describe(entry)
         return resolve(
             request,
-            model=ModelName(checkpoint=entry.name, vae=vae.name if vae else None),
+            model=ModelName(checkpoint=entry.name, vae=vae.name if vae else None, use_ema=request.use_ema),
             native_size=facts.native_size,
             defaults=facts.defaults,
             choices=Choices(

@@ -57,16 +57,16 @@ class Models:
             metadata=metadata,
         )
 
-    def open(self, entry: CheckpointEntry, vae: VaeEntry | None) -> Model:
+    def open(self, entry: CheckpointEntry, vae: VaeEntry | None, *, use_ema: bool = False) -> Model:
         """A model; its weights are read when they are first used. Raises FileError."""
         family = self._family(entry)
         assert family.load is not None
         checkpoint = open_safetensors(entry.path)
         external = open_safetensors(vae.path) if vae else None
         # The identity of any tensor is that of its file: path, size and time of change.
-        key = tuple(source.identity("") for source in (checkpoint, external) if source)
+        key = (*(source.identity("") for source in (checkpoint, external) if source), str(use_ema))
         if key not in self._models:
-            files = ModelFiles(checkpoint=checkpoint, vae=external)
+            files = ModelFiles(checkpoint=checkpoint, vae=external, use_ema=use_ema)
             self._models[key] = family.load(files, self._machine)
         self._models.move_to_end(key)
         while len(self._models) > _KEPT:

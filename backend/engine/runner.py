@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from backend.engine.job import JobState, JobView, SavedImage
 from backend.engine.job_table import JobTable
 from backend.engine.journal import Journal
@@ -31,9 +29,10 @@ from backend.events import (
     StageStarted,
 )
 from backend.families.family import Machine
+from backend.memory.out_of_memory import is_out_of_memory
 from backend.pipeline.generate import GeneratedImage, generate
 from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
-from backend.pipeline.plan import GenerationPlan, ModelName
+from backend.pipeline.plan import GenerationPlan
 from backend.request import GenerationRequest
 from backend.weights.hashing import SHORT
 
@@ -100,12 +99,12 @@ class JobRunner:
             self._make_images(view)
         except EmulsionError as error:
             return error.with_traceback(None)
-        except (torch.OutOfMemoryError, MemoryError):
-            return OutOfMemory(
-                "There is not enough memory for this job. Make the picture or the batch smaller, close other "
-                "programs, or start with --lowvram."
-            )
         except Exception as error:
+            if is_out_of_memory(error):
+                return OutOfMemory(
+                    "There is not enough memory for this job. Make the picture or the batch smaller, close other "
+                    "programs, or start with --lowvram."
+                )
             _log.exception("job %s failed in a way that nobody expected", view.id)
             return InternalError(
                 f"Something in Emulsion broke: {type(error).__name__}: {error}. The log tells where; please report it."
@@ -124,7 +123,7 @@ class JobRunner:
         vae = resources.library.find_vae(plan.model.vae) if plan.model.vae else None
         images = generate(
             plan,
-            resources.models.open(entry, vae),
+            resources.models.open(entry, vae, use_ema=plan.model.use_ema),
             report,
             lambda: self._jobs.is_cancelled(view.id),
             first_image=len(view.images),
@@ -135,10 +134,9 @@ class JobRunner:
         for image in images:
             report.stage("saving")
             hashed = resources.library.hash(entry)
-            model = ModelName(
-                checkpoint=plan.model.checkpoint,
+            model = dataclasses.replace(
+                plan.model,
                 checkpoint_hash=(hashed.sha256 or "")[:SHORT],
-                vae=plan.model.vae,
                 vae_hash=resources.library.hash_of(vae.path)[:SHORT] if vae else None,
             )
             self._save(view.id, dataclasses.replace(plan, model=model), image)

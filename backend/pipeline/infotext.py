@@ -126,6 +126,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Size", _size_fields)
     _restore_checkpoint(restored, left)
     _restore(restored, left, "VAE", lambda text: {"vae": None if text in ("Automatic", "None") else text})
+    _restore(restored, left, "EMA weights", lambda text: {"use_ema": text == "True"})
     _restore(restored, left, "Clip skip", lambda text: {"clip_skip": int(text)}, default="1")
     _restore(restored, left, "Emphasis", lambda text: {"emphasis": text}, default="Original")
     _restore(restored, left, "RNG", lambda text: {"noise_source": "NV" if text == "GPU" else text}, default="GPU")

@@ -39,6 +39,7 @@ class Standing:
 class ModelName:
     """A checkpoint, and a VAE when it is not the checkpoint's own, as the metadata name them.
 
+    use_ema: whether the checkpoint's averaged weights are used.
     checkpoint_hash, vae_hash: the first 10 hex digits of the files' SHA-256; None while they are not known.
     """
 
@@ -46,6 +47,7 @@ class ModelName:
     checkpoint_hash: str | None = None
     vae: str | None = None
     vae_hash: str | None = None
+    use_ema: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

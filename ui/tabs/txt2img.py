@@ -119,11 +119,18 @@ def _advanced(engine: Engine, choices: dict[str, Choices]) -> Fields:
             info="Each picture of a batch has the same bytes as when it is made alone. Slower.",
             min_width=200,
         )
+        use_ema = gr.Checkbox(
+            value=False,
+            label="Averaged weights",
+            info="The EMA weights of a checkpoint that holds both kinds.",
+            min_width=200,
+        )
     return {
         "emphasis": emphasis,
         "noise_source": noise_source,
         "clip_skip": clip_skip,
         "exact_batches": exact_batches,
+        "use_ema": use_ema,
     }
 
 
