@@ -119,10 +119,10 @@ def give_name(file: Path, path: Path) -> None:
     """
     try:
         os.link(file, path)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise
-        if path.exists():  # a file system without hard links: the check and the rename are two steps
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here, which systems say with many numbers: the check and the rename are two steps
+        if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
         file.replace(path)
 
