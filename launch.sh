@@ -116,8 +116,8 @@ free_gigabytes() {
 }
 
 check_disk() {
-    local needed=6 free
-    if [ "$(uname -s)" = Darwin ] || [ -n "${TORCH_COMMAND:-}" ]; then needed=2; fi # perhaps no CUDA libraries
+    local needed=8 free # 5.5 GB with the CUDA libraries, and their archives while they are unpacked
+    if [ "$(uname -s)" = Darwin ] || [ -n "${TORCH_COMMAND:-}" ]; then needed=3; fi # perhaps no CUDA libraries
     free="$(free_gigabytes "$venv")"
     if [ -n "$free" ] && [ "$free" -lt "$needed" ]; then
         fail "The installation needs $needed GB, and the disk of $venv has $free GB free." \

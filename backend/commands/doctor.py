@@ -29,6 +29,7 @@ from backend.weights.hashing import HashCache
 
 _LITTLE_MEMORY = 3 * 2**30  # an SD 1.x checkpoint in half precision, and room to compute
 _LITTLE_DISK = 2**30
+_NEWER_PYTHON = "install Python 3.11 or newer, remove the folder .venv and start again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
 def examine(settings: Settings, port: int) -> Iterator[Finding]:
     """Look at everything, the quick things first. Nothing is changed."""
     yield _python(sys.version_info[:2])
-    yield from _packages()
+    yield from _packages(sys.version_info[:2])
     yield from _device(settings)
     yield _memory()
     yield from (_folder(folder, flag) for folder, flag in _folders(settings))
@@ -70,16 +71,18 @@ def _python(version: tuple[int, int]) -> Finding:
     if version < (3, 11):
         return Finding(
             level="warn", subject="Python", text=f"{text}: gets no security fixes any more",
-            remedy="install Python 3.11 or newer, remove the folder .venv and start again",
+            remedy=_NEWER_PYTHON,
         )  # fmt: skip
     return Finding(level="ok", subject="Python", text=text)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages(python: tuple[int, int]) -> Iterator[Finding]:
     outdated = {one.minimum.package: one for one in outdated_packages()}
     for minimum in MINIMUMS:
         if one := outdated.get(minimum.package):
             remedy = "run ./launch.sh once without --skip-install; if that does not help, remove the folder .venv first"
+            if python < (3, 11) and minimum.package == "pillow":  # has no such version for it
+                remedy = _NEWER_PYTHON
             yield Finding(level="fail", subject="package", text=str(one), remedy=remedy)
         else:
             yield Finding(level="ok", subject="package", text=f"{minimum.package} {metadata.version(minimum.package)}")
