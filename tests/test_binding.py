@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import BadCheckpoint, KeysDoNotMatch
-from backend.memory.binding import Target, bind, check_keys
+from backend.memory.binding import Target, bind, check_keys, held_bytes
 from backend.memory.device import detect_device
 from backend.memory.dtype_policy import policy_for
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
@@ -104,6 +104,26 @@ def test_weights_of_the_wanted_type_are_views_of_the_file(tmp_path):
     bind(network, source, FLOAT32, part="network")
     for name, tensor in network.state_dict().items():
         assert (tensor.data_ptr() == source.read(name).data_ptr()) == (name != "conv.weight"), name
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_weights_that_are_widened_on_use_are_views_of_the_file_kernels_included(tmp_path, stored):
+    network, source = on_meta(), open_safetensors(on_disk(tmp_path / "x", stored))
+    target = Target(CPU, torch.float32, widens_on_use=True)
+    bind(network, source, target, part="network")
+    for name, tensor in network.state_dict().items():
+        assert tensor.data_ptr() == source.read(name).data_ptr(), name
+    assert held_bytes(source, target) == sum(source.spec(key).num_bytes for key in source.keys())
+
+
+@pytest.mark.parametrize("stored", [torch.float64, torch.float8_e4m3fn], ids=str)
+def test_weights_that_cannot_be_widened_on_use_are_converted(tmp_path, stored):
+    network, source = on_meta(), open_safetensors(on_disk(tmp_path / "x", stored))
+    target = Target(CPU, torch.float32, widens_on_use=True)
+    bind(network, source, target, part="network")
+    assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
+    held = sum(tensor.nbytes for tensor in network.state_dict().values())
+    assert held_bytes(source, target) == held
 
 
 def test_the_same_source_can_be_bound_twice_and_in_inference_mode(tmp_path):

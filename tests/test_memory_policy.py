@@ -8,6 +8,7 @@ import torch
 
 from backend.errors import RequestError
 from backend.memory import device as device_module
+from backend.memory.arithmetic import speedup
 from backend.memory.budget import default_budget
 from backend.memory.byte_sizes import as_text, parse_bytes
 from backend.memory.device import DeviceFacts, detect_device, free_host_bytes, total_host_bytes
@@ -52,18 +53,24 @@ def test_this_machine_is_detected():
 
 
 @pytest.mark.parametrize(
-    ("found", "has"),
+    ("found", "measured", "has"),
     [
-        ({}, False),
-        ({"avx512_f": True}, False),
-        ({"avx512_bf16": True}, True),
-        ({"amx_bf16": True}, True),
-        ({"amx_bf16": False}, False),
+        ({}, 4.0, False),
+        ({"avx512_f": True}, 4.0, False),
+        ({"avx512_bf16": True}, 4.0, True),
+        ({"avx512_bf16": True}, 0.5, False),
+        ({"amx_bf16": True}, 8.0, True),
+        ({"amx_bf16": False}, 8.0, False),
     ],
 )
-def test_bfloat16_is_used_where_the_processor_has_instructions_for_it(monkeypatch, found, has):
+def test_bfloat16_is_used_where_the_processor_has_instructions_that_are_fast(monkeypatch, found, measured, has):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    monkeypatch.setattr("backend.memory.device.speedup", lambda dtype, *, over: measured)
     assert detect_device(force_cpu=True).has_bfloat16 is has
+
+
+def test_the_faster_of_two_types_is_found_by_measuring():
+    assert speedup(torch.float64, over=torch.float32) < 1 < speedup(torch.float32, over=torch.float64)
 
 
 # Containers

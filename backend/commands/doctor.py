@@ -94,8 +94,8 @@ def _device(settings: Settings) -> Iterator[Finding]:
     if device.has_bfloat16:
         yield Finding(level="ok", subject="bfloat16", text="fast on this device")
     else:
-        without = "computes in float16" if device.has_float16 else "computes in float32: slower, with twice the memory"
-        yield Finding(level="ok" if device.has_float16 else "warn", subject="bfloat16", text=f"missing; {without}")
+        without = "computes in float16" if device.has_float16 else "computes in float32"
+        yield Finding(level="ok" if device.has_float16 else "warn", subject="bfloat16", text=f"missing or slow; {without}")
 
 
 def _memory() -> Finding:

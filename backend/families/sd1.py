@@ -17,7 +17,7 @@ from backend.errors import NumericalError, UnsupportedCheckpoint
 from backend.families.family import Defaults, Family, LatentPreview, Machine, ModelFiles
 from backend.families.known import context_width
 from backend.families.unet_shapes import autoencoder_config_from, unet_config_from
-from backend.memory.binding import Target, bind
+from backend.memory.binding import Target, bind, held_bytes
 from backend.memory.residency import Part
 from backend.nn.autoencoder import Autoencoder, decode_sliced, decode_tiled
 from backend.nn.unet import UNet
@@ -222,7 +222,7 @@ def _unet_part(source: WeightSource, facts: _Facts, machine: Machine) -> Part:
             f"its U-Net takes {config.in_channels} channels; 4 (text to image), 8 (InstructPix2Pix) and 9 (inpainting) "
             "are known. Choose another checkpoint.",
         )
-    return _part("U-Net", source, machine, machine.policy.unet, lambda: UNet(config))
+    return _part("U-Net", source, _target(machine, machine.policy.unet), lambda: UNet(config))
 
 
 def _text_part(checkpoint: WeightSource, facts: _Facts, machine: Machine) -> Part:
@@ -236,7 +236,8 @@ def _text_part(checkpoint: WeightSource, facts: _Facts, machine: Machine) -> Par
         place_positions(encoder, machine.device.torch_device)
         return encoder
 
-    return _part("text encoder", source, machine, machine.policy.text_encoder, build)
+    target = Target(machine.device.torch_device, machine.policy.text_encoder)
+    return _part("text encoder", source, target, build)
 
 
 def _vae_part(source: WeightSource, facts: _Facts, machine: Machine) -> Callable[[torch.dtype], Part]:
@@ -247,13 +248,16 @@ def _vae_part(source: WeightSource, facts: _Facts, machine: Machine) -> Callable
             f"its autoencoder has {config.latent_channels} latent channels at 1/{config.downscale} of the size; an "
             "SD 1.x model needs 4 at 1/8. Choose another VAE.",
         )
-    return lambda dtype: _part("autoencoder", source, machine, dtype, lambda: Autoencoder(config))
+    return lambda dtype: _part("autoencoder", source, _target(machine, dtype), lambda: Autoencoder(config))
 
 
-def _part(
-    label: str, source: WeightSource, machine: Machine, dtype: torch.dtype, build: Callable[[], nn.Module]
-) -> Part:
-    target = Target(machine.device.torch_device, dtype)
+def _target(machine: Machine, dtype: torch.dtype) -> Target:
+    """For networks of ours: on a host that computes in float32, a half-precision file is used straight from its map."""
+    widens_on_use = machine.device.is_host and dtype == torch.float32
+    return Target(machine.device.torch_device, dtype, widens_on_use=widens_on_use)
+
+
+def _part(label: str, source: WeightSource, target: Target, build: Callable[[], nn.Module]) -> Part:
     keys = source.keys()
     identity = source.identity(keys[0]) if keys else ""
 
@@ -264,9 +268,9 @@ def _part(
         return module.eval().requires_grad_(False)
 
     return Part(
-        key=f"{label}:{identity}:{len(keys)}:{dtype}",
+        key=f"{label}:{identity}:{len(keys)}:{target.dtype}",
         label=f"{label} of {source.origin.name}",
-        num_bytes=sum(source.spec(key).num_elements for key in keys) * dtype.itemsize,
+        num_bytes=held_bytes(source, target),
         build=bound,
     )
 

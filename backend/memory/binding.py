@@ -19,10 +19,15 @@ _THREADS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class Target:
-    """How weights are held: floating-point ones as `dtype` on `device`, the kernels of convolutions channels-last."""
+    """How weights are held: floating-point ones as `dtype` on `device`, the kernels of convolutions channels-last.
+
+    widens_on_use: half-precision weights, and those that are of `dtype` already, stay as the file has them. For
+    networks on the host whose layers widen them (backend/nn/layers.py).
+    """
 
     device: torch.device
     dtype: torch.dtype
+    widens_on_use: bool = False
 
 
 @torch.inference_mode(False)  # so that weights are ordinary tensors, and threads may write to them
@@ -55,6 +60,12 @@ def bind(module: nn.Module, source: WeightSource, target: Target, *, part: str) 
         setattr(module.get_submodule(owner), attribute, value)
 
 
+def held_bytes(source: WeightSource, target: Target) -> int:
+    """Bytes of the weights that `bind` holds, views of the file included."""
+    specs = [source.spec(key) for key in source.keys()]
+    return sum(spec.num_elements * _held_dtype(spec, target).itemsize for spec in specs)
+
+
 def check_keys(slots: Mapping[str, torch.Size], source: WeightSource, part: str) -> None:
     """Compare names and shapes, from headers alone. Raises KeysDoNotMatch."""
     keys = frozenset(source.keys())
@@ -71,9 +82,17 @@ def check_keys(slots: Mapping[str, torch.Size], source: WeightSource, part: str)
 
 def _room(spec: TensorSpec, target: Target) -> Tensor | None:
     """Memory for a weight as it is to be held, or None when it can be held as it is in the file."""
-    dtype = target.dtype if spec.dtype.is_floating_point else spec.dtype
+    dtype = _held_dtype(spec, target)
+    if target.widens_on_use and dtype == spec.dtype:
+        return None
     is_kernel = len(spec.shape) == 4 and max(spec.shape[2:]) > 1
     if dtype == spec.dtype and target.device.type == "cpu" and not is_kernel:
         return None
     layout = torch.channels_last if is_kernel else torch.contiguous_format
     return torch.empty(spec.shape, dtype=dtype, device=target.device, memory_format=layout)
+
+
+def _held_dtype(spec: TensorSpec, target: Target) -> torch.dtype:
+    if not spec.dtype.is_floating_point or (target.widens_on_use and spec.dtype in (torch.float16, torch.bfloat16)):
+        return spec.dtype
+    return target.dtype

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import torch
 
+from backend.memory.arithmetic import speedup
+
+_WORTHWHILE = 1.25  # times as fast as float32: bfloat16 rounds, so it has to pay, and no machine should be undecided
 _CGROUP = Path("/sys/fs/cgroup")  # where a container sees its own limits
 
 
@@ -20,7 +23,7 @@ class DeviceFacts:
 
     kind: "cpu", "cuda" (NVIDIA and ROCm), "mps" or "xpu"; name: for people.
     total_bytes: memory of the device; on a CPU that of the machine, or of the container if that is less.
-    has_bfloat16: whether bfloat16 arithmetic is at least as fast as float32 there.
+    has_bfloat16: whether bfloat16 arithmetic is faster than float32 there.
     has_float16: whether float16 arithmetic is; never on a CPU, where it is up to a hundred times slower.
     """
 
@@ -110,9 +113,11 @@ def _unified(kind: str, name: str, *, has_bfloat16: bool) -> DeviceFacts:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether oneDNN has bfloat16 instructions here; without them bfloat16 is emulated and slow."""
+    """Whether bfloat16 is fast here. Without instructions it is emulated, and with them it is not always fast either:
+    Intel's processors without AMX compute twice as fast in float32."""
     capabilities = torch.cpu.get_capabilities()
-    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    has_instructions = any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+    return has_instructions and speedup(torch.bfloat16, over=torch.float32) > _WORTHWHILE
 
 
 def _processor_name() -> str:
