@@ -264,5 +264,5 @@ def test_binding_takes_no_memory_for_views_and_little_more_than_the_result_for_c
     assert done.returncode == 0, done.stderr
     views, converted = ([float(number) for number in line.split()] for line in done.stdout.splitlines())
     assert views[1] < 4, "MiB at most for 60 MiB of views"
-    assert 52 < converted[0] < 68, "MiB kept for 60 MiB of bfloat16"
+    assert 50 < converted[0] < 80, "MiB kept for 60 MiB of bfloat16"
     assert converted[1] < converted[0] + 8, "MiB at most while converting: four blocks more than what is kept"
