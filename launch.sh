@@ -199,12 +199,12 @@ install() {
     check_disk
     lock_environment
     make_environment
-    rm -f "$venv"/emulsion.*
+    rm -f "$venv/emulsion.start" "$venv/emulsion.tests"
+    [ -z "${TORCH_COMMAND:-}" ] || printf '%s\n' "$TORCH_COMMAND" >"$venv/emulsion.torch-command"
     say "Installing what Emulsion needs into $venv. This happens once and takes a few minutes."
     install_packages "$@" || fail "The installation did not succeed; what pip said stands above." \
         "Check the network and the disk and run the same command again. If there is no PyTorch for your Python," \
         "name another one: PYTHON=python3.12 VENV_DIR=/new/folder ./launch.sh"
-    [ -z "${TORCH_COMMAND:-}" ] || printf '%s\n' "$TORCH_COMMAND" >"$venv/emulsion.torch-command"
     fingerprint "$root/requirements.txt" >"$venv/emulsion.start"
     [ "$#" = 0 ] || fingerprint "$root/requirements.txt" "$@" >"$mark"
     unlock_environment

@@ -284,6 +284,16 @@ def test_torch_command_replaces_the_installation_of_torch(sandbox: Sandbox) -> N
     assert sandbox.pip_calls() == []
 
 
+def test_torch_command_is_remembered_when_the_installation_fails(sandbox: Sandbox) -> None:
+    sandbox.add_python("python3")
+    (sandbox.home / "pip-fails").touch()
+    assert sandbox.run(TORCH_COMMAND="pip install torch==2.12.0").returncode == 1
+    (sandbox.home / "pip-fails").unlink()
+    sandbox.pip_calls()
+    assert sandbox.run().returncode == 7
+    assert sandbox.pip_calls()[0] == "torch==2.12.0"
+
+
 def test_skip_install_starts_what_is_there(sandbox: Sandbox) -> None:
     sandbox.add_python("python3")
     result = sandbox.run("--skip-install")
