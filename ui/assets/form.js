@@ -2,13 +2,12 @@
 
 const KEY = "emulsion.txt2img";
 const PAUSE_MS = 300;
-let isOpen = false;
 let timer = 0;
 let sendText = null;
 
 export function mount({ send, watch }) {
   sendText = (text) => send.pasted({ text });
-  watch("value", () => (isOpen = true)); // the server has brought back what was kept
+  watch("value", () => (document.body.dataset.form = "open")); // the server has brought back what was kept
   send.opened({ values: kept() });
 }
 
@@ -17,7 +16,7 @@ export const fillForm = (text) => sendText?.(text);
 
 /** Remember the values of the fields called `names`. */
 export function keep(names, ...values) {
-  if (!isOpen) return;
+  if (document.body.dataset.form !== "open") return;
   clearTimeout(timer);
   timer = setTimeout(() => {
     const fields = Object.fromEntries(names.map((name, index) => [name, values[index]]));

@@ -87,26 +87,14 @@ function tellAbout(job, told) {
 }
 
 function stageIn(find) {
-  const [frame, picture, preview, empty] = [find("picture-button"), find("picture"), find("preview"), find("empty")];
+  const [frame, picture, empty] = [find("picture-button"), find("picture"), find("empty")];
+  const preview = previewIn(find("preview"));
   let url = null;
-  let wanted = null;
-
-  const loadPreview = () => {
-    const isBusy = preview.src && !preview.complete;
-    if (wanted && !isBusy && preview.dataset.address !== wanted) {
-      preview.dataset.address = wanted;
-      preview.src = address(wanted);
-    }
-  };
-  preview.addEventListener("load", loadPreview);
 
   return {
     url: () => url,
-    show({ picture: next, preview: address_, isRunning }) {
-      wanted = address_;
-      loadPreview();
-      preview.hidden = !address_;
-      if (!address_) delete preview.dataset.address;
+    show({ picture: next, preview: wanted, isRunning }) {
+      preview.show(wanted);
       url = next?.url ?? null;
       if (next && picture.dataset.url !== url) {
         picture.dataset.url = url;
@@ -115,9 +103,43 @@ function stageIn(find) {
         picture.style.maxWidth = `${next.width * MAX_ENLARGED}px`;
         picture.style.maxHeight = `${next.height * MAX_ENLARGED}px`;
       }
-      frame.hidden = !next || Boolean(address_);
-      empty.hidden = Boolean(next) || Boolean(address_);
+      frame.hidden = !next || Boolean(wanted);
+      empty.hidden = Boolean(next) || Boolean(wanted);
       find("stage").classList.toggle("em-running", isRunning);
+    },
+  };
+}
+
+/** The live preview: the newest one that has arrived, one request at a time. */
+function previewIn(shown) {
+  let wanted = null;
+  let asked = null;
+  let isLoading = false;
+
+  const load = () => {
+    if (isLoading || !wanted || wanted === asked) return;
+    asked = wanted;
+    isLoading = true;
+    const next = shown.cloneNode();
+    const settle = () => {
+      isLoading = false;
+      load();
+    };
+    next.addEventListener("load", () => {
+      next.hidden = !wanted;
+      shown.replaceWith(next); // at once and whole, where a changed address would flicker
+      shown = next;
+      settle();
+    });
+    next.addEventListener("error", settle); // the job ended in the meantime
+    next.src = address(asked);
+  };
+
+  return {
+    show(url) {
+      wanted = url;
+      if (!url) shown.hidden = true;
+      load();
     },
   };
 }

@@ -35,7 +35,7 @@ _TEMPLATE = """
   <div class="em-details" hidden>
     <div class="em-actions">
       <button type="button" class="em-action" data-do="settings">Use settings</button>
-      <button type="button" class="em-action" data-do="seed">Reuse seed</button>
+      <button type="button" class="em-action" data-do="seed">Use seed</button>
       <button type="button" class="em-action" data-do="copy">Copy infotext</button>
       <a class="em-action" data-do="download" download>Download</a>
     </div>
