@@ -75,10 +75,8 @@ class GenerationRequest:
             raise RequestError("batch_count", f"a job makes at most {MAX_IMAGES} images; this is "
                                f"{self.batch_size} x {self.batch_count}")  # fmt: skip
         _check_int("clip_skip", self.clip_skip, 1, 12)
-        if not isinstance(self.use_ema, bool):
-            raise RequestError("use_ema", f"must be true or false, not {self.use_ema!r}")
-        if not isinstance(self.exact_batches, bool | None):
-            raise RequestError("exact_batches", f"must be true or false, not {self.exact_batches!r}")
+        _check_bool("use_ema", self.use_ema, optional=False)
+        _check_bool("exact_batches", self.exact_batches)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GenerationRequest:
@@ -104,6 +102,11 @@ def _check_prompt(field: str, value: Any) -> None:
 def _check_name(field: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
         raise RequestError(field, f"must be a name, not {type(value).__name__}")
+
+
+def _check_bool(field: str, value: Any, *, optional: bool = True) -> None:
+    if not isinstance(value, bool) and not (optional and value is None):
+        raise RequestError(field, f"must be true or false, not {value!r}")
 
 
 def _check_int(field: str, value: Any, low: int, high: int, *, optional: bool = True) -> None:

@@ -52,6 +52,12 @@ class PreviewMaker:
             self._latents = latents.detach()
             self._changed.notify()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether latents wait to be taken by the thread."""
+        with self._changed:
+            return self._latents is not None
+
     def close(self) -> None:
         """Stop; no preview is reported after this returns."""
         with self._changed:
