@@ -157,7 +157,7 @@ class Engine:
         return self._jobs.running()
 
     def preview(self, job_id: str) -> bytes | None:
-        """The newest live preview of a running job, a JPEG."""
+        """The newest live preview of the job that runs or ran last, a JPEG."""
         return self._runner.preview(job_id)
 
     def wait(self, job_id: str, timeout: float | None = None) -> JobView:

@@ -74,6 +74,7 @@ class JobRunner:
             self._run(view)
 
     def preview(self, job_id: str) -> bytes | None:
+        """The newest preview of a job; the last one stays until another job has one, for who asks a moment late."""
         newest = self._preview
         return newest[1] if newest and newest[0] == job_id else None
 
@@ -90,7 +91,6 @@ class JobRunner:
             self._resources.machine.residency.drop_all()
             self._notice(view.id, "The memory ran out; everything was unloaded and the job goes on.")
             error = self._attempt(self._jobs.get(view.id))
-        self._preview = None
         self._end(view.id, error, time.monotonic() - began)
 
     def _attempt(self, view: JobView) -> EmulsionError | None:
