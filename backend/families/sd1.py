@@ -48,7 +48,9 @@ _TILE, _OVERLAP = 64, 16  # latent pixels
 _DECODE_BYTES_PER_PIXEL = (
     768  # live activations of a decode at the autoencoder's widest, per pixel and byte of its type
 )
-_FIT_SIZE = 16  # latent pixels along a side of the patterns that the preview colours are fitted on
+# Patterns that the preview colours are fitted on, and latent pixels along their sides: few and small, because the
+# autoencoder decodes them beside the first steps of sampling.
+_FIT_PATTERNS, _FIT_SIZE = 4, 8
 
 
 def recognise(source: WeightSource) -> bool:
@@ -189,7 +191,7 @@ class Sd1Model:
     @torch.inference_mode()
     def _fitted_preview(self) -> LatentPreview:
         """The colours of latents, fitted by least squares on what the autoencoder makes of smooth random ones."""
-        coarse = normals(0, 0, 16 * 4 * 4 * 4).view(16, 4, 4, 4)
+        coarse = normals(0, 0, _FIT_PATTERNS * 4 * 4 * 4).view(_FIT_PATTERNS, 4, 4, 4)
         latents = F.interpolate(coarse, scale_factor=_FIT_SIZE // 4, mode="bicubic")
         images = self._decode(latents.to(self._machine.device.torch_device), self._machine.policy.autoencoder)
         colours = F.avg_pool2d(images.float().cpu() / 2 + 0.5, 8).permute(0, 2, 3, 1).reshape(-1, 3)
