@@ -1,6 +1,5 @@
 """Trainings resume bit for bit, and what they export is a checkpoint that the program runs."""
 
-import dataclasses
 import random
 from pathlib import Path
 
@@ -85,15 +84,13 @@ def test_a_diffusion_training_lowers_its_loss(data: LatentData, tmp_path: Path) 
 
 def test_an_autoencoder_training_resumes_bit_for_bit(pictures: Tensor, tmp_path: Path) -> None:
     def train(file: str, steps: int) -> Autoencoder:
-        training = AutoencoderTraining(steps=steps, batch=2, save_every=1)
-        return train_autoencoder(pictures, tmp_path / file, dataclasses.replace(training, learning_rate=1e-3))
+        training = AutoencoderTraining(steps=steps, batch=2, crop=32, save_every=1)
+        return train_autoencoder(pictures, tmp_path / file, training)
 
     whole = train("whole.pt", 2)
-    state = load_state(tmp_path / "whole.pt")
-    assert state is not None
-    assert state["step"] == 2
-    again = train("whole.pt", 2)  # nothing is left to do
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    train("halves.pt", 1)
+    resumed = train("halves.pt", 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
 
 
 def test_normalised_latents_have_unit_variance_and_decode_to_the_same_pictures(pictures: Tensor) -> None:

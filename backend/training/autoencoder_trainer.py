@@ -32,7 +32,7 @@ class AutoencoderTraining:
 
 
 def train_autoencoder(pictures: Tensor, state_file: Path, training: AutoencoderTraining) -> Autoencoder:
-    """Train on pictures [P, 3, H, W] uint8 until `training.steps`; goes on from `state_file` when it is there.
+    """Train on pictures [P, 3, H, W] uint8 until `training.steps`; resumes from `state_file` exactly.
 
     The loss is that of the trial: absolute error, its gradients, its error at half, quarter and eighth size, squared
     error, a light Kullback-Leibler term, and a linear read-out of the mean colour of each latent's 8x8 pixels, without
@@ -55,8 +55,8 @@ def train_autoencoder(pictures: Tensor, state_file: Path, training: AutoencoderT
         rate = learning_rate_factor(step, training.steps, warm_up=100, decay_from=0.4)
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * rate
-        batch = _crops(pictures, training, torch.Generator().manual_seed(training.seed * 1_000_003 + step))
-        loss, error = _loss(autoencoder, read_out, batch)
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
+        loss, error = _loss(autoencoder, read_out, _crops(pictures, training, generator), generator)
         optimizer.zero_grad()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -130,9 +130,12 @@ def _crops(pictures: Tensor, training: AutoencoderTraining, generator: torch.Gen
     return as_input(torch.stack(list(pieces())))
 
 
-def _loss(autoencoder: Autoencoder, read_out: nn.Module, image: Tensor) -> tuple[Tensor, float]:
+def _loss(
+    autoencoder: Autoencoder, read_out: nn.Module, image: Tensor, generator: torch.Generator
+) -> tuple[Tensor, float]:
     mean, logvar = autoencoder.encode(image)
-    decoded = autoencoder.decode(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
+    noise = torch.randn(mean.shape, generator=generator)
+    decoded = autoencoder.decode(mean + noise * (0.5 * logvar).exp())
     difference = decoded - image
     squared = difference.square().mean()
     loss = difference.abs().mean() + squared
