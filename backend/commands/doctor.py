@@ -95,7 +95,9 @@ def _device(settings: Settings) -> Iterator[Finding]:
         yield Finding(level="ok", subject="bfloat16", text="fast on this device")
     else:
         without = "computes in float16" if device.has_float16 else "computes in float32"
-        yield Finding(level="ok" if device.has_float16 else "warn", subject="bfloat16", text=f"missing or slow; {without}")
+        yield Finding(
+            level="ok" if device.has_float16 else "warn", subject="bfloat16", text=f"missing or slow; {without}"
+        )
 
 
 def _memory() -> Finding:
