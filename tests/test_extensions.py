@@ -476,7 +476,9 @@ def test_an_observer_that_hangs_holds_nobody_up_and_is_told(host: Host, folder: 
         for _ in range(20):
             host.publish(JobStarted(job_id="1"))
         [problem] = problems_of(extensions)["sleeper"]
-        (host.settings.data_dir / "extensions" / "sleeper" / "go").touch()
+        go = host.settings.data_dir / "extensions" / "sleeper" / "go"
+        go.parent.mkdir(parents=True, exist_ok=True)  # the observer makes it when its thread first runs
+        go.touch()
     assert problem == "its observer fell 4 events behind. It was switched off until the next start"
 
 

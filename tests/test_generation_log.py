@@ -224,7 +224,7 @@ def press(page: Any, label: str) -> Any:
 
 
 def load(page: Any) -> Any:
-    return next(fn for fn in page.fns.values() if (page._id, "load") in fn.targets).fn()
+    return next(fn for fn in page.fns.values() if "load" in [event for _, event in fn.targets]).fn()
 
 
 def test_the_tab_shows_the_newest_rows_when_the_page_opens_and_on_refresh(

@@ -436,7 +436,7 @@ def test_every_script_is_served(client):
     for script in ASSETS_FOLDER.glob("*.js"):
         answer = client.get(f"{ASSETS_URL}/{script.name}")
         assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/javascript")
+        assert "javascript" in answer.headers["content-type"]  # whose first half libraries change while they run
 
 
 def test_scripts_are_asked_for_under_an_address_that_changes_with_them(page):
