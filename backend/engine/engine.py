@@ -20,13 +20,14 @@ from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
 from backend.engine.publisher import Observer, Publisher
+from backend.engine.remembered_device import remembered_device
 from backend.engine.runner import JobRunner, Resources
 from backend.engine.settings import Settings
 from backend.errors import RequestError
 from backend.events import JobCancelled, JobQueued
 from backend.families.family import Machine
 from backend.memory.budget import default_budget
-from backend.memory.device import DeviceFacts, detect_device
+from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import policy_for
 from backend.memory.residency import Held, Residency
 from backend.pipeline.metadata import request_of
@@ -97,7 +98,7 @@ class Engine:
         catalog = Catalog.builtin()
         hashes = HashCache(settings.data_dir / "hashes.json")
         library = Library(settings.checkpoint_dirs, settings.vae_dirs, list(catalog.families), hashes)
-        device = detect_device(force_cpu=settings.force_cpu)
+        device = remembered_device(settings.data_dir / "device.json", force_cpu=settings.force_cpu)
         machine = Machine(
             device=device,
             policy=policy_for(device, full_precision=settings.full_precision),

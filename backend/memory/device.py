@@ -49,8 +49,12 @@ class DeviceFacts:
         return free_host_bytes()
 
 
-def detect_device(*, force_cpu: bool = False) -> DeviceFacts:
-    """The best device of this machine, or its CPU."""
+def detect_device(*, force_cpu: bool = False, measured: DeviceFacts | None = None) -> DeviceFacts:
+    """The best device of this machine, or its CPU.
+
+    measured: what was found before. What of it was measured holds for the same processor: a measurement that came out
+    differently at the next start would change the arithmetic, and with it the pictures.
+    """
     if not force_cpu and torch.cuda.is_available():
         facts = torch.cuda.get_device_properties(0)
         return DeviceFacts(
@@ -64,11 +68,13 @@ def detect_device(*, force_cpu: bool = False) -> DeviceFacts:
         return _unified("mps", "Apple GPU", has_bfloat16=False)
     if not force_cpu and torch.xpu.is_available():
         return _unified("xpu", "Intel GPU", has_bfloat16=True)
+    name = _processor_name()
+    is_known = measured is not None and (measured.kind, measured.name) == ("cpu", name)
     return DeviceFacts(
         kind="cpu",
-        name=_processor_name(),
+        name=name,
         total_bytes=total_host_bytes(),
-        has_bfloat16=_cpu_has_bfloat16(),
+        has_bfloat16=measured.has_bfloat16 if measured and is_known else _cpu_has_bfloat16(),
         has_float16=False,
     )
 
