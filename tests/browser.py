@@ -50,13 +50,21 @@ def served_page(root: Path) -> Iterator[tuple[Engine, str]]:
     prepare_environment(settings)
     engine = Engine.open(settings, persistent=False)
     try:
-        security = Security(port=0)
-        app = build_app(engine, security, folders={ASSETS_URL: ASSETS_FOLDER})
-        mount_page(app, build_page(engine, Extensions(loaded=(), failed=(), off=())))
-        with _running(Server(app, security, Serving(), open_port(security.host, security.port))) as url:
+        with server_with_page(engine) as url:
             yield engine, url
     finally:
         engine.close()
+
+
+@contextmanager
+def server_with_page(engine: Engine, port: int = 0, subpath: str = "") -> Iterator[str]:
+    """A server and a page of its own on `engine`; the address is without `subpath`, which a proxy would add."""
+    security = Security(port=port)
+    app = build_app(engine, security, folders={ASSETS_URL: ASSETS_FOLDER})
+    mount_page(app, build_page(engine, Extensions(loaded=(), failed=(), off=())))
+    server = Server(app, security, Serving(subpath=subpath), open_port(security.host, security.port))
+    with _running(server) as url:
+        yield url
 
 
 @contextmanager

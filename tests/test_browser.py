@@ -12,7 +12,7 @@ from backend.engine.engine import Engine
 from backend.engine.job import JobState
 from backend.images.png_text import read_png_text
 from backend.request import GenerationRequest
-from tests.browser import PATIENCE_MS, SINK, Visit, chromium, served_page
+from tests.browser import PATIENCE_MS, SINK, Visit, chromium, served_page, server_with_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -342,6 +342,22 @@ def test_nothing_is_wider_than_the_window(browser, served, engine, width):
     assert overflow == []
     assert scroll_width <= width
     assert visit.problems == []
+
+
+def test_a_page_comes_back_as_it_was_left_when_the_server_was_started_again(browser, engine):
+    with server_with_page(engine) as url:
+        visit = Visit(browser, url)
+        visit.field("Prompt").fill("typed before the restart")
+        visit.field("Steps").fill("17")
+        visit.page.wait_for_function("localStorage['emulsion.txt2img']?.includes('17')")
+        visit.page.evaluate("window.isOld = true")
+    visit.page.get_by_text("Server does not answer").wait_for()
+    with server_with_page(engine, port=int(url.rsplit(":")[-1].strip("/"))):
+        visit.page.wait_for_function("window.isOld === undefined")
+        visit.wait_until_ready(visit.page)
+        assert visit.field("Prompt").input_value() == "typed before the restart"
+        assert visit.field("Steps").input_value() == "17"
+        visit.close()
 
 
 def test_a_hidden_browser_tab_holds_no_connection(browser, served):

@@ -4,6 +4,7 @@ import { watchJobs } from "./jobs.js";
 import { followTheme, nextTheme } from "./theme.js";
 import "./attention_keys.js";
 import "./dropped_pictures.js";
+import "./restart.js";
 import "./shortcuts.js";
 
 export function mount({ element, props }) {

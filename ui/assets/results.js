@@ -26,7 +26,7 @@ export function mount({ element }) {
     const isLive = Boolean(running?.preview) && pickedUrl() === null;
     const picture = pictures.find(({ url }) => url === pickedUrl()) ?? pictures[0] ?? null;
     setShown(picture);
-    stage.show({ picture, preview: isLive ? running.preview : null, isRunning: Boolean(running) });
+    stage.show({ picture, previewed: isLive ? running : null, isRunning: Boolean(running) });
     strip.show(pictures.slice(0, MAX_THUMBNAILS), isLive ? null : picture?.url);
     showDetails(find, isLive ? null : picture);
     showProgress(find, running);
@@ -93,21 +93,25 @@ function stageIn(find) {
 
   return {
     url: () => url,
-    show({ picture: next, preview: wanted, isRunning }) {
-      preview.show(wanted);
+    show({ picture: next, previewed, isRunning }) {
+      preview.show(previewed);
       url = next?.url ?? null;
       if (next && picture.dataset.url !== url) {
         picture.dataset.url = url;
         picture.src = address(url);
         picture.alt = next.prompt ? next.prompt.slice(0, 200) : "Picture without a prompt";
-        picture.style.maxWidth = `${next.width * MAX_ENLARGED}px`;
-        picture.style.maxHeight = `${next.height * MAX_ENLARGED}px`;
+        limitSize(picture, next);
       }
-      frame.hidden = !next || Boolean(wanted);
-      empty.hidden = Boolean(next) || Boolean(wanted);
+      frame.hidden = !next || Boolean(previewed);
+      empty.hidden = Boolean(next) || Boolean(previewed);
       find("stage").classList.toggle("em-running", isRunning);
     },
   };
+}
+
+function limitSize(image, { width, height }) {
+  image.style.maxWidth = `${width * MAX_ENLARGED}px`;
+  image.style.maxHeight = `${height * MAX_ENLARGED}px`;
 }
 
 /** The live preview: the newest one that has arrived, one request at a time. */
@@ -136,9 +140,10 @@ function previewIn(shown) {
   };
 
   return {
-    show(url) {
-      wanted = url;
-      if (!url) shown.hidden = true;
+    show(job) {
+      wanted = job?.preview ?? null;
+      if (job) limitSize(shown, job.request); // as large as the picture will be
+      else shown.hidden = true;
       load();
     },
   };

@@ -1,4 +1,5 @@
 // Light, dark, or what the system says. Gradio keeps the class "dark" on the body; we only decide.
+// What was chosen here counts more than --theme, which opens the page with ?__theme=.
 
 const KEY = "emulsion.theme";
 const NAMES = ["system", "light", "dark"];
@@ -6,7 +7,7 @@ const system = matchMedia("(prefers-color-scheme: dark)");
 let tell = () => {};
 
 const chosen = () => {
-  const name = localStorage.getItem(KEY);
+  const name = localStorage.getItem(KEY) ?? new URLSearchParams(location.search).get("__theme");
   return NAMES.includes(name) ? name : "system";
 };
 
