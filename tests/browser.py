@@ -33,7 +33,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 30_000  # of everything that is waited for: the machine may be busy
+PATIENCE_MS = 120_000  # of everything that is waited for: the machine may be very busy
 # Every place that shows text from files or other people shows this one somewhere in the tests.
 SINK = "<img src=x onerror='window.harmed=1'>${window.harmed=2}{{constructor}}"
 
