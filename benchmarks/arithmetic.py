@@ -1,0 +1,72 @@
+"""The arithmetic of a step and of a decode, and the best this machine can do: `python -m benchmarks.arithmetic`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from backend.nn.autoencoder import Autoencoder, AutoencoderConfig
+from backend.nn.unet import UNet, UNetConfig
+
+_ROUNDS = 9
+
+
+@torch.inference_mode()
+def main() -> None:
+    peaks = {
+        f"{kind} {str(dtype).removeprefix('torch.')}": measure(dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+        for kind, measure in (("matmul", _matmul_peak), ("convolution", _convolution_peak))
+    }
+    print(json.dumps({"step_flops": step_flops(), "decode_flops": decode_flops(), "peaks": peaks}))
+
+
+def step_flops() -> int:
+    """Of one step at 512 x 512 with guidance: two evaluations."""
+    with torch.device("meta"):
+        unet = UNet(UNetConfig())
+        inputs = torch.randn(2, 4, 64, 64), torch.randn(2), torch.randn(2, 77, 768)
+    with FlopCounterMode(display=False) as counter:
+        unet(*inputs)
+    return counter.get_total_flops()
+
+
+def decode_flops() -> int:
+    """Of decoding one picture of 512 x 512."""
+    with torch.device("meta"):
+        autoencoder, latents = Autoencoder(AutoencoderConfig()), torch.randn(1, 4, 64, 64)
+    with FlopCounterMode(display=False) as counter:
+        autoencoder.decode(latents)
+    return counter.get_total_flops()
+
+
+def _matmul_peak(dtype: torch.dtype) -> float:
+    size = 2048
+    factor = torch.randn(size, size).to(dtype)
+    return 2 * size**3 / _best(lambda: torch.mm(factor, factor))
+
+
+def _convolution_peak(dtype: torch.dtype) -> float:
+    """The 3x3 convolution of SD 1.5's first level, channels-last."""
+    x = torch.randn(2, 320, 64, 64).to(dtype, memory_format=torch.channels_last)
+    weight = torch.randn(320, 320, 3, 3).to(dtype, memory_format=torch.channels_last)
+    return 2 * x.numel() * 320 * 9 / _best(lambda: F.conv2d(x, weight, padding=1))
+
+
+def _best(compute: Callable[[], object]) -> float:
+    """Seconds of the best of several times."""
+    seconds: list[float] = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        compute()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    main()
