@@ -415,3 +415,15 @@ def test_averaged_weights_make_another_picture_and_are_recorded(engine: Engine, 
     assert "EMA weights: True" in averaged.images[0].infotext
     refused = run(engine, checkpoint="tiny", use_ema=True)
     assert (refused.state, refused.error_kind) == (JobState.FAILED, "UnsupportedCheckpoint")
+
+
+def test_the_checkpoint_of_the_command_line_wins_until_another_is_chosen(root: Path) -> None:
+    write_tiny_checkpoint(root / "models" / "checkpoints" / "other.safetensors", seed=1)
+    for wanted in ("tiny", "other"):
+        engine = Engine.open(Settings.for_root(root, force_cpu=True, checkpoint=wanted), persistent=False)
+        try:
+            assert engine.checkpoint().name == wanted
+            engine.change_preferences(checkpoint="tiny")
+            assert engine.checkpoint().name == "tiny"
+        finally:
+            engine.close()

@@ -79,6 +79,8 @@ class Engine:
         self._publisher = publisher
         self._jobs = JobTable()
         self._preferences = load_preferences(self._preferences_file)
+        if settings.checkpoint is not None:  # the command line wins, until another one is chosen
+            self._preferences = dataclasses.replace(self._preferences, checkpoint=settings.checkpoint)
         self._preferences_lock = threading.Lock()
         resources = Resources(
             library=library, models=self._models, machine=machine, outputs=Outputs(settings.output_dir)
@@ -192,7 +194,7 @@ class Engine:
 
         Raises UnknownName, and RequestError when there is no checkpoint at all.
         """
-        if wanted := name or self.preferences.checkpoint or self.settings.checkpoint:
+        if wanted := name or self.preferences.checkpoint:
             return self.library.find_checkpoint(wanted)
         entries = self.library.checkpoints()
         if not entries:
