@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from backend.nn.attention import AttentionPlace, attention
 from backend.nn.autoencoder import Autoencoder, AutoencoderConfig
 from backend.nn.unet import UNet, UNetConfig
 
-_ROUNDS = 9
+_ROUNDS = 5
 
 
 @torch.inference_mode()
@@ -23,7 +25,8 @@ def main() -> None:
         for dtype in (torch.float32, torch.bfloat16)
         for kind, measure in (("matmul", _matmul_peak), ("convolution", _convolution_peak))
     }
-    print(json.dumps({"step_flops": step_flops(), "decode_flops": decode_flops(), "peaks": peaks}))
+    flops = {"step_flops": step_flops(), "decode_flops": decode_flops()}
+    print(json.dumps({**flops, "peaks": peaks, "attention": _attention_speeds()}))
 
 
 def step_flops() -> int:
@@ -56,6 +59,18 @@ def _convolution_peak(dtype: torch.dtype) -> float:
     x = torch.randn(2, 320, 64, 64).to(dtype, memory_format=torch.channels_last)
     weight = torch.randn(320, 320, 3, 3).to(dtype, memory_format=torch.channels_last)
     return 2 * x.numel() * 320 * 9 / _best(lambda: F.conv2d(x, weight, padding=1))
+
+
+def _attention_speeds() -> dict[str, float]:
+    """Of the self-attention at SD 1.5's first level, by PyTorch's fused kernel and as the networks do it."""
+    place = AttentionPlace("input_blocks.1.1.transformer_blocks.0", is_cross=False)
+    speeds: dict[str, float] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (torch.randn(2, 4096, 8, 40).to(dtype).transpose(1, 2) for _ in range(3))
+        flops, name = 4 * q.numel() * 4096, str(dtype).removeprefix("torch.")
+        speeds[f"{name}, fused"] = flops / _best(partial(F.scaled_dot_product_attention, q, k, v))
+        speeds[f"{name}, ours"] = flops / _best(partial(attention, q, k, v, place))
+    return speeds
 
 
 def _best(compute: Callable[[], object]) -> float:

@@ -89,6 +89,7 @@ def _measured(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
         "computes_in": dtype,
         "rows": rows,
         "peaks": speed["peaks"],
+        "attention": speed["attention"],
         "achieved": achieved,
         "parity": errors,
     }
@@ -118,6 +119,7 @@ def _print_rows(rows: list[dict[str, Any]], dtype: str) -> None:
 def _print_speed(speed: dict[str, Any], achieved: dict[str, float], dtype: str) -> None:
     print("\nGFLOP/s, the best of this machine: ", end="")
     print(", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in speed["peaks"].items()))
+    print("  attention: " + ", ".join(f"{name} {rate / 1e9:.0f}" for name, rate in speed["attention"].items()))
     best = max(rate for name, rate in speed["peaks"].items() if name.endswith(dtype))
     for name, rate in achieved.items():
         tera = speed[f"{'step' if name == 'step' else 'decode'}_flops"] / 1e12
