@@ -20,6 +20,19 @@ INFOTEXT = (
     "a dog\nNegative prompt: fog\nSteps: 6, Sampler: Euler, Schedule type: Karras, CFG scale: 3, Seed: 12, Size: 96x64"
 )
 NAME_IN_FOCUS = "document.activeElement.ariaLabel || document.activeElement.innerText || ''"
+# Controls and texts of the form that lie on one another, or that are too narrow to be used.
+OVERLAPPING = """() => {
+  const all = [...document.querySelectorAll(".em-form :is(input, textarea, button, label, span[data-testid])")]
+    .filter((e) => e.checkVisibility() && !e.closest(".em-go, .em-prompt-box") && e.type !== "range")
+    .map((e) => [e, e.getBoundingClientRect()]);
+  const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2 &&
+    Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+  const found = all.filter(([e, box]) => e.type === "number" && box.width < 44).map(([e]) => `narrow: ${e.id}`);
+  all.forEach(([e, box], at) => all.slice(at + 1).forEach(([other, its]) => {
+    if (meet(box, its) && !e.contains(other) && !other.contains(e)) found.push(`${e.outerHTML} / ${other.outerHTML}`);
+  }));
+  return found.map((text) => text.slice(0, 240));
+}"""
 # Ratios of text to what lies behind it, for every text that can be seen.
 CONTRASTS = """() => {
   const numbers = (text) => (text.match(/[0-9.]+/g) ?? []).map(Number);
@@ -338,8 +351,10 @@ def test_nothing_is_wider_than_the_window(browser, served, engine, width):
           .map((e) => e.outerHTML.slice(0, 80))"""
     )
     scroll_width = visit.page.evaluate("document.documentElement.scrollWidth")
+    overlapping = visit.page.evaluate(OVERLAPPING)
     visit.close()
     assert overflow == []
+    assert overlapping == []
     assert scroll_width <= width
     assert visit.problems == []
 

@@ -3,6 +3,7 @@
 const KEY = "emulsion.txt2img";
 const PAUSE_MS = 300;
 let timer = 0;
+let unsaved = null; // values by name
 let sendText = null;
 
 export function mount({ send, watch }) {
@@ -14,15 +15,20 @@ export function mount({ send, watch }) {
 /** Fill the form from an infotext. */
 export const fillForm = (text) => sendText?.(text);
 
-/** Remember the values of the fields called `names`. */
+/** Remember the values of the fields called `names`, once they rest. */
 export function keep(names, ...values) {
   if (document.body.dataset.form !== "open") return;
+  unsaved = Object.fromEntries(names.map((name, index) => [name, values[index]]));
   clearTimeout(timer);
-  timer = setTimeout(() => {
-    const fields = Object.fromEntries(names.map((name, index) => [name, values[index]]));
-    localStorage.setItem(KEY, JSON.stringify(fields));
-  }, PAUSE_MS);
+  timer = setTimeout(save, PAUSE_MS);
 }
+
+function save() {
+  if (unsaved) localStorage.setItem(KEY, JSON.stringify(unsaved));
+  unsaved = null;
+}
+
+addEventListener("pagehide", save);
 
 function kept() {
   try {

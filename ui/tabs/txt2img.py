@@ -106,24 +106,24 @@ def _batch() -> Fields:
 
 def _advanced(engine: Engine, choices: dict[str, Choices]) -> Fields:
     usual = engine.preferences
-    with gr.Row():
-        emphasis = gr.Dropdown(choices["emphasis"], value=usual.emphasis, label="Emphasis", min_width=140)
+    with gr.Row(elem_classes=["em-even"]):
+        emphasis = gr.Dropdown(choices["emphasis"], value=usual.emphasis, label="Emphasis", min_width=120)
         noise_source = gr.Dropdown(
-            choices["noise_source"], value=usual.noise_source, label="Noise source", min_width=140
+            choices["noise_source"], value=usual.noise_source, label="Noise source", min_width=120
         )
-    with gr.Row():
         clip_skip = number_field("clip_skip", "CLIP skip", minimum=1, maximum=12, step=1)
+    with gr.Row():
         exact_batches = gr.Checkbox(
             value=usual.exact_batches,
             label="Exact batches",
             info="Each picture of a batch has the same bytes as when it is made alone. Slower.",
-            min_width=200,
+            min_width=150,
         )
         use_ema = gr.Checkbox(
             value=False,
             label="Averaged weights",
             info="The EMA weights of a checkpoint that holds both kinds.",
-            min_width=200,
+            min_width=150,
         )
     return {
         "emphasis": emphasis,
