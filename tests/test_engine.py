@@ -14,7 +14,7 @@ from backend.engine import outputs
 from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView
 from backend.engine.settings import Settings
-from backend.errors import FileError, RequestError, ServerError, UnknownName
+from backend.errors import FileError, OutputError, RequestError, ServerError, UnknownName
 from backend.events import Event, ImageSaved, JobCancelled, JobDone, JobFailed, JobQueued, JobStarted, Progress
 from backend.images.png_text import read_png_text
 from backend.request import GenerationRequest
@@ -427,3 +427,31 @@ def test_the_checkpoint_of_the_command_line_wins_until_another_is_chosen(root: P
             assert engine.checkpoint().name == "tiny"
         finally:
             engine.close()
+
+
+def test_a_journal_that_cannot_be_written_ends_no_job_and_stops_no_queue(engine: Engine) -> None:
+    running = engine.submit(request(steps=40, batch_count=2))
+    waiting = engine.submit(request(seed=8))
+    journal = engine._journal._connection
+    journal.execute("PRAGMA query_only = ON")  # every write fails, as on a full disk
+    view, next_view = engine.wait(running, TIMEOUT), engine.wait(waiting, TIMEOUT)
+    assert (view.state, len(view.images)) == (JobState.DONE, 2)
+    assert next_view.state is JobState.DONE
+    assert "journal cannot be written" in next_view.notices[0]
+    with pytest.raises(OutputError, match="--data-dir"):
+        engine.submit(request())
+    journal.execute("PRAGMA query_only = OFF")
+    assert run(engine).state is JobState.DONE
+
+
+def test_a_checkpoint_that_vanishes_while_it_is_used_costs_its_hash_and_not_the_picture(
+    engine: Engine, root: Path
+) -> None:
+    file = root / "models" / "checkpoints" / "tiny.safetensors"
+    run(engine)  # its weights are in memory from now on
+    engine.subscribe(lambda event: file.unlink(missing_ok=True) if isinstance(event, Progress) else None)
+    view = run(engine)
+    assert (view.state, len(view.images)) == (JobState.DONE, 1)
+    assert "Model hash" not in view.images[0].infotext
+    assert "Model: tiny" in view.images[0].infotext
+    assert "could not be read again" in view.notices[0]

@@ -123,7 +123,8 @@ class Engine:
     def submit(self, request: GenerationRequest) -> str:
         """Queue a request and return the job's id.
 
-        Everything that can be refused is refused here: RequestError, UnknownName, FileError.
+        Everything that can be refused is refused here: RequestError, UnknownName, FileError, and OutputError when the
+        journal cannot be written.
         """
         if self._jobs.num_queued() >= MAX_QUEUED:
             raise RequestError("queue", f"{MAX_QUEUED} jobs are waiting; cancel some, or wait")
@@ -140,8 +141,10 @@ class Engine:
         """End a queued or running job; no effect on one that has ended. Raises UnknownName."""
         view = self._jobs.cancel(job_id)
         if view.state is JobState.QUEUED and self._jobs.end_if_queued(job_id):
-            self._journal.save(self._jobs.get(job_id))
-            self._publisher.publish(JobCancelled(job_id=job_id))
+            try:
+                self._journal.save(self._jobs.get(job_id))
+            finally:
+                self._publisher.publish(JobCancelled(job_id=job_id))
 
     def cancel_current(self) -> None:
         """End the running job, if there is one."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.job import JobState, JobView, SavedImage
-from backend.errors import RequestError, ServerError
+from backend.errors import OutputError, RequestError, ServerError
 from backend.request import GenerationRequest
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,10 @@ class Entry:
 
 
 class Journal:
-    """A SQLite file in write-ahead mode; every change is on the disk when its method returns."""
+    """A SQLite file in write-ahead mode; every change is on the disk when its method returns.
+
+    Methods that write raise OutputError when that fails.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -133,8 +136,14 @@ class Journal:
             self._connection.close()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
-        with self._lock, self._connection:
-            self._connection.execute(statement, values)
+        try:
+            with self._lock, self._connection:
+                self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"The job journal cannot be written ({error}). Free some space on the disk of the data folder, or "
+                "choose another folder with --data-dir."
+            ) from error
 
 
 class _Unusable(Exception):

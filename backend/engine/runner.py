@@ -16,7 +16,7 @@ from backend.engine.models import Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences
 from backend.engine.publisher import Publisher
-from backend.errors import Cancelled, EmulsionError, OutOfMemory
+from backend.errors import Cancelled, EmulsionError, OutOfMemory, OutputError
 from backend.events import (
     ImageSaved,
     JobCancelled,
@@ -82,7 +82,7 @@ class JobRunner:
         began = time.monotonic()
         if not self._jobs.start_if_queued(view.id):
             return  # cancelled in the meantime
-        self._journal.started(view.id)
+        self._record(view.id, lambda: self._journal.started(view.id))
         self._publisher.publish(JobStarted(job_id=view.id))
         error = self._attempt(view)
         if isinstance(error, OutOfMemory):
@@ -133,15 +133,26 @@ class JobRunner:
         began = time.monotonic()
         for image in images:
             report.stage("saving")
-            hashed = resources.library.hash(entry)
             model = dataclasses.replace(
                 plan.model,
-                checkpoint_hash=(hashed.sha256 or "")[:SHORT],
-                vae_hash=resources.library.hash_of(vae.path)[:SHORT] if vae else None,
+                checkpoint_hash=self._short_hash(view.id, lambda: resources.library.hash(entry).sha256, entry.name),
+                vae_hash=self._short_hash(view.id, lambda: resources.library.hash_of(vae.path), vae.name)
+                if vae
+                else None,
             )
             self._save(view.id, dataclasses.replace(plan, model=model), image)
             _log.info("image %d of %d: %.1f s", image.index + 1, plan.num_images, time.monotonic() - began)
             began = time.monotonic()
+
+    def _short_hash(self, job_id: str, find: Callable[[], str | None], name: str) -> str | None:
+        """The hash for the metadata; a file that is gone by now costs the hash and not the finished picture."""
+        try:
+            return (find() or "")[:SHORT] or None
+        except OSError as error:
+            text = f"{name} could not be read again for its hash ({error.strerror}); the metadata go without it."
+            if text not in self._jobs.get(job_id).notices:
+                self._notice(job_id, text)
+            return None
 
     def _save(self, job_id: str, plan: GenerationPlan, image: GeneratedImage) -> None:
         texts = picture_texts(plan, image.seed)
@@ -150,7 +161,8 @@ class JobRunner:
             path=path, seed=image.seed, infotext=texts[INFOTEXT_KEY], width=plan.width, height=plan.height
         )
         view = self._jobs.get(job_id)
-        self._journal.save(self._jobs.update(job_id, images=(*view.images, saved)))
+        view = self._jobs.update(job_id, images=(*view.images, saved))
+        self._record(job_id, lambda: self._journal.save(view))
         self._publisher.publish(ImageSaved(job_id=job_id, path=path, seed=image.seed, infotext=saved.infotext))
 
     def _end(self, job_id: str, error: EmulsionError | None, seconds: float) -> None:
@@ -159,7 +171,9 @@ class JobRunner:
                 self._finish(job_id, JobState.DONE, seconds)
                 self._publisher.publish(JobDone(job_id=job_id, seconds=seconds))
             case Cancelled() if self._jobs.is_closed:
-                self._journal.put_back(job_id)  # the program ends; the job goes on at the next start
+                self._record(
+                    job_id, lambda: self._journal.put_back(job_id)
+                )  # the program ends; the job goes on at the next start
             case Cancelled():
                 self._finish(job_id, JobState.CANCELLED, seconds)
                 self._publisher.publish(JobCancelled(job_id=job_id))
@@ -172,8 +186,17 @@ class JobRunner:
     def _finish(self, job_id: str, state: JobState, seconds: float, *, error: str = "", error_kind: str = "") -> None:
         view = self._jobs.get(job_id)
         final = dataclasses.replace(view, state=state, seconds=seconds, stage="", error=error, error_kind=error_kind)
-        self._journal.save(final)  # before anybody is told
+        self._record(job_id, lambda: self._journal.save(final))  # before anybody is told
         self._jobs.update(job_id, state=state, seconds=seconds, stage="", error=error, error_kind=error_kind)
+
+    def _record(self, job_id: str, write: Callable[[], None]) -> None:
+        """Write to the journal. When that fails the job goes on, and only a restart would not know of it."""
+        try:
+            write()
+        except OutputError as error:
+            _log.warning("job %s: %s", job_id, error)
+            if str(error) not in self._jobs.get(job_id).notices:
+                self._notice(job_id, str(error))
 
     def _notice(self, job_id: str, text: str) -> None:
         view = self._jobs.get(job_id)
