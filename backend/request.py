@@ -17,6 +17,9 @@ MAX_SIDE = 16_384
 MAX_PIXELS = 16_777_216
 MAX_IMAGES = 64
 MAX_GUIDANCE = 100.0
+DEFAULT_REFINER_SWITCH = 0.8  # what the refiner was published with
+MIN_SHIFT, MAX_SHIFT = 0.01, 100.0
+MAX_TEXT_ENCODERS = 4
 MAX_SEED = 2**63 - 1
 RANDOM_SEED = -1
 
@@ -27,7 +30,13 @@ class GenerationRequest:
 
     checkpoint, vae, sampler, schedule, emphasis, noise_source: names as the catalog lists them, or their aliases.
     width, height: pixels, multiples of 8.
+    text_encoders: files in models/text_encoders that are used in place of what the checkpoint holds or finds itself.
     guidance_scale: 1 switches classifier-free guidance, and the negative prompt, off.
+    distilled_guidance: the scale that models with a guidance embedding (FLUX.1 dev, LCM) are told.
+    guidance_rescale: how much of the guided result's contrast is pulled back to the unguided one's, 0 to 1.
+    shift: of the noise levels of flow models (SD 3, FLUX.1).
+    refiner: a checkpoint that finishes the picture. refiner_switch: the share of the steps after which it takes over;
+    refiner_switch_timestep: the timestep (0 to 999) from which on it does, in place of that share.
     seed: of the first image; image k has seed + k. -1 draws one.
     batch_size: images that are made together; batch_count: batches that are made one after the other.
     use_ema: take the averaged (EMA) weights of a checkpoint that holds both.
@@ -40,12 +49,19 @@ class GenerationRequest:
     negative_prompt: str = ""
     checkpoint: str | None = None
     vae: str | None = None
+    text_encoders: tuple[str, ...] = ()
     sampler: str | None = None
     schedule: str | None = None
     steps: int | None = None
     width: int | None = None
     height: int | None = None
     guidance_scale: float | None = None
+    distilled_guidance: float | None = None
+    guidance_rescale: float = 0.0
+    shift: float | None = None
+    refiner: str | None = None
+    refiner_switch: float = DEFAULT_REFINER_SWITCH
+    refiner_switch_timestep: int | None = None
     seed: int = RANDOM_SEED
     batch_size: int = 1
     batch_count: int = 1
@@ -58,7 +74,7 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         for field in ("prompt", "negative_prompt"):
             _check_prompt(field, getattr(self, field))
-        for field in ("checkpoint", "vae", "sampler", "schedule", "emphasis", "noise_source"):
+        for field in ("checkpoint", "vae", "refiner", "sampler", "schedule", "emphasis", "noise_source"):
             _check_name(field, getattr(self, field))
         _check_int("steps", self.steps, 1, MAX_STEPS)
         _check_side("width", self.width)
@@ -68,6 +84,12 @@ class GenerationRequest:
                 "width", f"{self.width} x {self.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
             )
         _check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
+        _check_number("distilled_guidance", self.distilled_guidance, 0.0, MAX_GUIDANCE)
+        _check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0, optional=False)
+        _check_number("shift", self.shift, MIN_SHIFT, MAX_SHIFT)
+        _check_number("refiner_switch", self.refiner_switch, 0.0, 1.0, optional=False)
+        _check_int("refiner_switch_timestep", self.refiner_switch_timestep, 0, 999)
+        object.__setattr__(self, "text_encoders", _checked_names("text_encoders", self.text_encoders))
         _check_int("seed", self.seed, RANDOM_SEED, MAX_SEED, optional=False)
         _check_int("batch_size", self.batch_size, 1, MAX_IMAGES, optional=False)
         _check_int("batch_count", self.batch_count, 1, MAX_IMAGES, optional=False)
@@ -125,8 +147,17 @@ def _check_side(field: str, value: Any) -> None:
         raise RequestError(field, f"{value} is no multiple of 8; use {lower} or {lower + 8}")
 
 
-def _check_number(field: str, value: Any, low: float, high: float) -> None:
-    if value is None:
+def _checked_names(field: str, value: Any) -> tuple[str, ...]:
+    """A tuple of names; JSON gives a list."""
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise RequestError(field, "must be a list of names")
+    if len(value) > MAX_TEXT_ENCODERS:
+        raise RequestError(field, f"has {len(value)} names; at most {MAX_TEXT_ENCODERS} are possible")
+    return tuple(value)
+
+
+def _check_number(field: str, value: Any, low: float, high: float, *, optional: bool = True) -> None:
+    if value is None and optional:
         return
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise RequestError(field, f"must be a number, not {value!r}")

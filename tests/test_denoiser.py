@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.diffusion.guidance import Conditioning, classifier_free
+from backend.diffusion.guidance import Conditioning, classifier_free, stacked
 from backend.diffusion.noise import BatchNoise
 from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.observe import Evaluation, cancellable, observed
@@ -61,17 +61,23 @@ class CountingNetwork:
         self.batches: list[int] = []
 
     def __call__(self, x: Tensor, timesteps: Tensor, cond: Conditioning) -> Tensor:
-        assert x.shape[0] == timesteps.shape[0] == cond.context.shape[0]
+        assert x.shape[0] == timesteps.shape[0]
+        assert x.shape[0] % cond.groups == 0
         self.batches.append(x.shape[0])
         told = cond.context.mean(dim=(1, 2))
         if cond.vector is not None:
             told = told + cond.vector.sum(dim=1)
+        told = told.repeat_interleave(x.shape[0] // cond.groups)
         return torch.tanh(x * (1 + timesteps / 1000 + told)[:, None, None, None])
 
 
 def conditioning(seed: int, tokens: int, batch: int = 2, vector: bool = False) -> Conditioning:
     noise = BatchNoise(range(seed, seed + batch), (tokens, 3))()
     return Conditioning(context=noise, vector=BatchNoise(range(seed, seed + batch), (5,))() if vector else None)
+
+
+def repeated(cond: Conditioning) -> Conditioning:
+    return stacked(cond, cond)
 
 
 TIMESTEPS = torch.tensor([10.0, 10.0])
@@ -100,7 +106,7 @@ def test_one_conditioning_serves_a_whole_batch():
     network = CountingNetwork()
     cond, uncond = conditioning(1, 7, batch=1, vector=True), conditioning(8, 7, batch=1, vector=True)
     shared = classifier_free(network, cond, uncond, 3.0)(X0, TIMESTEPS)
-    spelled_out = classifier_free(network, cond.expanded(2), uncond.expanded(2), 3.0)(X0, TIMESTEPS)
+    spelled_out = classifier_free(network, repeated(cond), repeated(uncond), 3.0)(X0, TIMESTEPS)
     assert torch.equal(shared, spelled_out)
 
 
@@ -109,7 +115,7 @@ def test_exact_batches_call_the_network_as_for_single_images():
     cond, uncond = conditioning(1, 7, vector=True), conditioning(8, 7, batch=1, vector=True)
     batch = classifier_free(network, cond, uncond, 3.0, exact_batches=True)(X0, TIMESTEPS)
     assert network.batches == [2, 2]
-    second = classifier_free(network, cond.image(1), uncond, 3.0)(X0[1:], TIMESTEPS[1:])
+    second = classifier_free(network, cond.group(1), uncond, 3.0)(X0[1:], TIMESTEPS[1:])
     assert torch.equal(batch[1:], second)
     network.batches.clear()
     classifier_free(network, cond, None, 1.0, exact_batches=True)(X0, TIMESTEPS)

@@ -8,7 +8,7 @@ import torch
 
 from backend.engine.catalog import Catalog
 from backend.errors import Cancelled, NumericalError, RequestError, UnknownName
-from backend.families.family import Defaults, Machine, Model, ModelFiles
+from backend.families.family import Defaults, Description, Machine, Model, ModelFiles
 from backend.families.sd1 import load
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
@@ -48,8 +48,7 @@ def plan_of(standing: Standing | None = None, **fields: object) -> GenerationPla
     return resolve(
         request,
         model=ModelName(checkpoint="tiny"),
-        native_size=64,
-        defaults=Defaults(),
+        description=Description(native_size=64, defaults=Defaults()),
         choices=CHOICES,
         standing=standing or Standing(),
     )
@@ -60,9 +59,13 @@ class Recorder:
         self.stages: list[str] = []
         self.steps: list[tuple[int, int]] = []
         self.previews: list[bytes] = []
+        self.notices: list[str] = []
 
     def stage(self, name: str) -> None:
         self.stages.append(name)
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
 
     def progress(self, step: int, steps: int, seconds_per_step: float, eta_seconds: float) -> None:
         assert seconds_per_step >= 0
@@ -214,8 +217,7 @@ def planned_again(fields: dict[str, object]) -> GenerationPlan:
     return resolve(
         request,
         model=ModelName(checkpoint="tiny"),
-        native_size=128,
-        defaults=Defaults(steps=99, sampler="lcm", guidance_scale=1.5),
+        description=Description(native_size=128, defaults=Defaults(steps=99, sampler="lcm", guidance_scale=1.5)),
         choices=CHOICES,
         standing=Standing(clip_skip=3, emphasis="ignore", noise_source="cpu"),
     )

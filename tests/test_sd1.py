@@ -12,8 +12,8 @@ from backend.diffusion.noise_levels import ZERO_SNR_TERMINAL_ALPHA_BAR
 from backend.diffusion.prediction import EpsPrediction, VPrediction
 from backend.errors import KeysDoNotMatch, NumericalError, UnsupportedCheckpoint
 from backend.families.builtin import BUILTIN
-from backend.families.family import Machine, ModelFiles, identify
-from backend.families.sd1 import Sd1Model, describe, load
+from backend.families.family import Machine, Model, ModelFiles, Prompt, identify
+from backend.families.sd1 import describe, load
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.residency import Residency
@@ -38,18 +38,18 @@ def tensors() -> dict[str, Tensor]:
 
 
 def opened(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None, *, use_ema: bool = False,
-           vae: WeightSource | None = None, policy: DtypePolicy = FULL) -> Sd1Model:  # fmt: skip
+           vae: WeightSource | None = None, policy: DtypePolicy = FULL) -> Model:  # fmt: skip
     source = InMemory(tensors, metadata=METADATA if metadata is None else metadata)
     return load(ModelFiles(checkpoint=source, vae=vae, use_ema=use_ema), machine(policy))
 
 
-def conditioning(model: Sd1Model) -> Conditioning:
-    return model.encode_prompt(model.compile_prompt("a cat", ORIGINAL), clip_skip=1, emphasis=ORIGINAL)
+def conditioning(model: Model) -> Conditioning:
+    return model.encode_prompt(Prompt(text="a cat", emphasis=ORIGINAL, width=64, height=64))
 
 
-def predicted(model: Sd1Model) -> Tensor:
+def predicted(model: Model) -> Tensor:
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    return model.network()(x, torch.tensor([500.0]), conditioning(model))
+    return model.network([])(x, torch.tensor([500.0]), conditioning(model))
 
 
 def test_a_tiny_checkpoint_is_one_of_sd1_and_says_its_size(tmp_path: Path) -> None:
@@ -57,12 +57,13 @@ def test_a_tiny_checkpoint_is_one_of_sd1_and_says_its_size(tmp_path: Path) -> No
     family = identify(source, BUILTIN)
     assert family is not None
     assert family.name == "sd1"
-    assert describe(source)[0] == 64
+    assert describe(source).native_size == 64
 
 
 def test_published_files_say_nothing_and_get_the_family_s_facts(tensors: dict[str, Tensor]) -> None:
-    native_size, defaults = describe(InMemory(tensors))
-    assert (native_size, defaults.guidance_scale, defaults.sampler) == (512, 7.0, "dpmpp_2m")
+    description = describe(InMemory(tensors))
+    defaults = description.defaults
+    assert (description.native_size, defaults.guidance_scale, defaults.sampler) == (512, 7.0, "dpmpp_2m")
 
 
 @pytest.mark.parametrize(
@@ -88,9 +89,10 @@ def test_zero_terminal_snr_is_read_from_metadata_and_markers(tensors: dict[str, 
     by_metadata = {"emulsion.zero_terminal_snr": "true"} if marker == "metadata" else {}
     by_tensor = {"ztsnr": torch.zeros(0)} if marker == "tensor" else {}
     model = opened({**tensors, **by_tensor}, {**METADATA, **by_metadata})
-    assert model.levels.sigma_max == pytest.approx((1 / ZERO_SNR_TERMINAL_ALPHA_BAR - 1) ** 0.5)
-    assert (model.defaults.sampler, model.defaults.schedule) == ("euler", "sgm_uniform")
-    assert opened(tensors).levels.sigma_max == pytest.approx(14.6146, abs=1e-3)
+    assert model.levels(64, 64, None).sigma_max == pytest.approx((1 / ZERO_SNR_TERMINAL_ALPHA_BAR - 1) ** 0.5)
+    defaults = describe(InMemory({**tensors, **by_tensor}, metadata={**METADATA, **by_metadata})).defaults
+    assert (defaults.sampler, defaults.schedule) == ("euler", "sgm_uniform")
+    assert opened(tensors).levels(64, 64, None).sigma_max == pytest.approx(14.6146, abs=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -146,7 +148,7 @@ def test_a_missing_key_is_named(tensors: dict[str, Tensor]) -> None:
     lost = "model.diffusion_model.middle_block.0.in_layers.2.weight"
     model = opened({key: value for key, value in tensors.items() if key != lost})
     with pytest.raises(KeysDoNotMatch, match=r"middle_block\.0\.in_layers\.2\.weight") as caught:
-        model.network()
+        model.network([])
     assert caught.value.missing == ("middle_block.0.in_layers.2.weight",)
 
 
@@ -160,7 +162,7 @@ def test_a_misshaped_key_is_named(tensors: dict[str, Tensor]) -> None:
 def test_an_unexpected_key_is_named(tensors: dict[str, Tensor]) -> None:
     model = opened({**tensors, "model.diffusion_model.surprise.weight": torch.zeros(1)})
     with pytest.raises(KeysDoNotMatch, match="surprise"):
-        model.network()
+        model.network([])
 
 
 def test_decoding_that_overflows_low_precision_is_done_again_in_float32(tensors: dict[str, Tensor]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backend.families.builtin import BUILTIN
-from backend.families.family import Machine, ModelFiles, identify
+from backend.families.family import Machine, ModelFiles, Prompt, identify
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.residency import Residency
@@ -138,9 +138,10 @@ def test_the_exported_checkpoint_runs_with_the_contexts_it_was_trained_on(tmp_pa
     device = DeviceFacts(kind="cpu", name="test", total_bytes=2**33, has_bfloat16=False, has_float16=False)
     machine = Machine(device=device, policy=FULL, residency=Residency(2**30))
     model = family.load(ModelFiles(checkpoint=source), machine)
-    assert model.native_size == 128
-    prompt = model.compile_prompt(captions[0].text, EMPHASIS[0])
-    context = model.encode_prompt(prompt, clip_skip=1, emphasis=EMPHASIS[0])
+    assert family.describe is not None
+    assert family.describe(source).native_size == 128
+    prompt = Prompt(text=captions[0].text, emphasis=EMPHASIS[0], width=64, height=64)
+    context = model.encode_prompt(prompt)
     trained = contexts_of(encoder, torch.tensor([vocabulary.rows(captions[0].text)])).float()
     assert (context.context - trained).abs().max() < 0.05  # float16 in the file, bfloat16 in the training
-    assert model.network()(torch.randn(1, 4, 16, 16), torch.tensor([500.0]), context).isfinite().all()
+    assert model.network([])(torch.randn(1, 4, 16, 16), torch.tensor([500.0]), context).isfinite().all()

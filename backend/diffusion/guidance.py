@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,31 +13,69 @@ from torch import Tensor
 from backend.diffusion.prediction import Network
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Conditioning:
-    """What the network is told about each image.
+    """What the network is told: G groups, of which group g is for B consecutive images of a batch of G * B.
 
-    context: token states [B, N, D]. vector: one vector per image [B, V] for families that have it.
-    B may be 1 for a batch that shares its prompt.
+    context: token states [G, N, D]. mask: which of them count [G, N], bool; all when None.
+    vector: one vector per group [G, V] for families that have it.
+    guidance: the scale that the network itself is told (FLUX.1 dev, LCM), or None.
+    image: further input channels [G, C, h, w] (inpainting, InstructPix2Pix), or None.
+
+    One object is passed at all steps of a run, so that a network can keep what it computes from it.
     """
 
     context: Tensor
     vector: Tensor | None = None
+    mask: Tensor | None = None
+    guidance: float | None = None
+    image: Tensor | None = None
 
-    def expanded(self, batch: int) -> Conditioning:
-        """The same for `batch` images; a view."""
-        vector = None if self.vector is None else self.vector.expand(batch, -1)
-        return Conditioning(context=self.context.expand(batch, -1, -1), vector=vector)
+    @property
+    def groups(self) -> int:
+        return self.context.shape[0]
 
-    def image(self, index: int) -> Conditioning:
-        """The part for one image of the batch, as a batch of one."""
-        index = index if self.context.shape[0] > 1 else 0
-        vector = None if self.vector is None else self.vector[index : index + 1]
-        return Conditioning(context=self.context[index : index + 1], vector=vector)
+    def group(self, index: int) -> Conditioning:
+        """Group `index` alone; the only one, when there is just one."""
+        index = index if self.groups > 1 else 0
+
+        def part(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[index : index + 1]
+
+        return dataclasses.replace(
+            self,
+            context=self.context[index : index + 1],
+            vector=part(self.vector),
+            mask=part(self.mask),
+            image=part(self.image),
+        )
 
 
 ConditionedNetwork: TypeAlias = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(scaled x [B, C, H, W], timesteps [B], conditioning of B images) -> prediction [B, C, H, W]."""
+"""(scaled x [G * B, C, H, W], timesteps [G * B], conditioning of G groups) -> prediction [G * B, C, H, W]."""
+
+
+def stacked(*parts: Conditioning) -> Conditioning:
+    """The groups of all `parts`, one after the other. Raises ValueError for parts that do not `fit_together`."""
+    if not fit_together(*parts):
+        raise ValueError("conditionings of different shapes cannot be evaluated in one call")
+
+    def cat(tensors: list[Tensor | None]) -> Tensor | None:
+        present = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(present) if present else None
+
+    return Conditioning(
+        context=torch.cat([part.context for part in parts]),
+        vector=cat([part.vector for part in parts]),
+        mask=cat([part.mask for part in parts]),
+        guidance=parts[0].guidance,
+        image=cat([part.image for part in parts]),
+    )
+
+
+def fit_together(*parts: Conditioning) -> bool:
+    """Whether one call of the network can evaluate all of them."""
+    return len({_shape(part) for part in parts}) == 1
 
 
 def classifier_free(
@@ -58,14 +97,24 @@ def classifier_free(
     if exact_batches:
         return _image_by_image(network, cond, uncond, scale)
     if scale == 1:
-        return lambda x, timesteps: network(x, timesteps, cond.expanded(x.shape[0]))
+        return lambda x, timesteps: network(x, timesteps, cond)
     if uncond is None:
         raise ValueError(f"guidance of scale {scale} needs an unconditional conditioning")
-    both = _evaluate_together if _fit_together(cond, uncond) else _evaluate_apart
+    if not fit_together(cond, uncond):
+        return _apart(network, cond, uncond, scale)
+    both = stacked(uncond, cond)
 
     def guided(x: Tensor, timesteps: Tensor) -> Tensor:
-        batch = x.shape[0]
-        for_uncond, for_cond = both(network, x, timesteps, uncond.expanded(batch), cond.expanded(batch))
+        predicted = network(torch.cat([x, x]), torch.cat([timesteps, timesteps]), both).float()
+        for_uncond, for_cond = predicted.chunk(2)
+        return for_uncond + scale * (for_cond - for_uncond)
+
+    return guided
+
+
+def _apart(network: ConditionedNetwork, cond: Conditioning, uncond: Conditioning, scale: float) -> Network:
+    def guided(x: Tensor, timesteps: Tensor) -> Tensor:
+        for_uncond, for_cond = (network(x, timesteps, part).float() for part in (uncond, cond))
         return for_uncond + scale * (for_cond - for_uncond)
 
     return guided
@@ -74,33 +123,23 @@ def classifier_free(
 def _image_by_image(
     network: ConditionedNetwork, cond: Conditioning, uncond: Conditioning | None, scale: float
 ) -> Network:
+    groups = cond.groups
+    singles = [
+        classifier_free(network, cond.group(index), None if uncond is None else uncond.group(index), scale)
+        for index in range(groups)
+    ]
+
     def guided(x: Tensor, timesteps: Tensor) -> Tensor:
-        images: list[Tensor] = []
-        for index in range(x.shape[0]):
-            image_uncond = None if uncond is None else uncond.image(index)
-            single = classifier_free(network, cond.image(index), image_uncond, scale)
-            images.append(single(x[index : index + 1], timesteps[index : index + 1]))
+        per_group = x.shape[0] // groups
+        images = [
+            singles[index // per_group](x[index : index + 1], timesteps[index : index + 1])
+            for index in range(x.shape[0])
+        ]
         return torch.cat(images)
 
     return guided
 
 
-def _fit_together(cond: Conditioning, uncond: Conditioning) -> bool:
-    return cond.context.shape[1:] == uncond.context.shape[1:] and (cond.vector is None) == (uncond.vector is None)
-
-
-def _evaluate_together(
-    network: ConditionedNetwork, x: Tensor, timesteps: Tensor, uncond: Conditioning, cond: Conditioning
-) -> tuple[Tensor, Tensor]:
-    vectors = [part.vector for part in (uncond, cond) if part.vector is not None]
-    stacked = Conditioning(
-        context=torch.cat([uncond.context, cond.context]), vector=torch.cat(vectors) if vectors else None
-    )
-    for_uncond, for_cond = network(torch.cat([x, x]), torch.cat([timesteps, timesteps]), stacked).float().chunk(2)
-    return for_uncond, for_cond
-
-
-def _evaluate_apart(
-    network: ConditionedNetwork, x: Tensor, timesteps: Tensor, uncond: Conditioning, cond: Conditioning
-) -> tuple[Tensor, Tensor]:
-    return network(x, timesteps, uncond).float(), network(x, timesteps, cond).float()
+def _shape(part: Conditioning) -> tuple[object, ...]:
+    optional = (part.vector, part.mask, part.image)
+    return (part.context.shape, *(None if tensor is None else tensor.shape for tensor in optional))

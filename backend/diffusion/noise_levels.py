@@ -38,11 +38,14 @@ class NoiseLevels:
         algorithm 1); the last level is clamped to `ZERO_SNR_TERMINAL_ALPHA_BAR`.
         """
         low, high = math.sqrt(beta_start), math.sqrt(beta_end)
-        betas = [(low + (high - low) * t / (timesteps - 1)) ** 2 for t in range(timesteps)]
-        alpha_bars = list(itertools.accumulate((1 - beta for beta in betas), operator.mul))
-        if zero_terminal_snr:
-            alpha_bars = _with_zero_terminal_snr(alpha_bars)
-        return cls(tuple(math.sqrt((1 - alpha_bar) / alpha_bar) for alpha_bar in alpha_bars))
+        alpha_bars = _alpha_bars([(low + (high - low) * t / (timesteps - 1)) ** 2 for t in range(timesteps)])
+        return cls(_sigmas(_with_zero_terminal_snr(alpha_bars) if zero_terminal_snr else alpha_bars))
+
+    @classmethod
+    def linear(cls, *, beta_start: float = 1e-4, beta_end: float = 0.02, timesteps: int = 1000) -> NoiseLevels:
+        """The schedule of Ho et al. 2020, which DiT and PixArt have: beta is linear in the timestep."""
+        betas = [beta_start + (beta_end - beta_start) * t / (timesteps - 1) for t in range(timesteps)]
+        return cls(_sigmas(_alpha_bars(betas)))
 
     @property
     def sigma_min(self) -> float:
@@ -53,8 +56,20 @@ class NoiseLevels:
         return self.sigmas[-1]
 
     @property
+    def num_levels(self) -> int:
+        return len(self.sigmas)
+
+    @property
     def last_timestep(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def lowest_index(self) -> float:
+        return 0.0
+
+    def level(self, index: float) -> float:
+        """The same as `sigma`: a discrete model's timesteps are the numbers of its levels."""
+        return self.sigma(index)
 
     def sigma(self, timestep: float) -> float:
         """Noise level at a timestep, which is clamped to the trained range."""
@@ -74,6 +89,14 @@ class NoiseLevels:
         high = bisect_right(self.sigmas, sigma)
         lower, upper = self.sigmas[high - 1], self.sigmas[high]
         return high - 1 + math.log(sigma / lower) / math.log(upper / lower)
+
+
+def _alpha_bars(betas: Sequence[float]) -> list[float]:
+    return list(itertools.accumulate((1 - beta for beta in betas), operator.mul))
+
+
+def _sigmas(alpha_bars: Sequence[float]) -> tuple[float, ...]:
+    return tuple(math.sqrt((1 - alpha_bar) / alpha_bar) for alpha_bar in alpha_bars)
 
 
 def _with_zero_terminal_snr(alpha_bars: Sequence[float]) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backend.diffusion.beta_distribution import beta_ppf
-from backend.diffusion.noise_levels import NoiseLevels
+from backend.diffusion.levels import Levels
 
 AUTOMATIC = "automatic"  # not a schedule: the choice to take the sampler's own
 
@@ -22,11 +22,11 @@ class Schedule:
     name: str
     label: str
     aliases: tuple[str, ...] = ()
-    sigmas: Callable[[int, NoiseLevels], list[float]]
+    sigmas: Callable[[int, Levels], list[float]]
 
 
 def sigmas_for(
-    schedule: Schedule, steps: int, levels: NoiseLevels, *, discards_penultimate_sigma: bool = False
+    schedule: Schedule, steps: int, levels: Levels, *, discards_penultimate_sigma: bool = False
 ) -> list[float]:
     """The levels of a run. discards_penultimate_sigma: the sampler's; ask for one more and drop the last before 0."""
     if not discards_penultimate_sigma:
@@ -35,35 +35,35 @@ def sigmas_for(
     return [*sigmas[:-2], sigmas[-1]]
 
 
-def normal(steps: int, levels: NoiseLevels) -> list[float]:
+def normal(steps: int, levels: Levels) -> list[float]:
     """Even in the timestep, from the last one to the first."""
     return _at_timesteps(_evenly(levels.last_timestep, 0, steps), levels)
 
 
-def sgm_uniform(steps: int, levels: NoiseLevels) -> list[float]:
+def sgm_uniform(steps: int, levels: Levels) -> list[float]:
     """Even in the timestep, where the step to clean data is as long as the others ("trailing")."""
     return _at_timesteps(_evenly(levels.last_timestep, 0, steps + 1)[:-1], levels)
 
 
-def simple(steps: int, levels: NoiseLevels) -> list[float]:
+def simple(steps: int, levels: Levels) -> list[float]:
     """Every (1000 / steps)th trained level, counted from the noisiest."""
-    stride = len(levels.sigmas) / steps
+    stride = levels.num_levels / steps
     return _at_timesteps([levels.last_timestep - int(i * stride) for i in range(steps)], levels)
 
 
-def karras(steps: int, levels: NoiseLevels, rho: float = 7.0) -> list[float]:
+def karras(steps: int, levels: Levels, rho: float = 7.0) -> list[float]:
     """Even in sigma ** (1 / rho) (Karras et al. 2022, equation 5)."""
     roots = _evenly(levels.sigma_max ** (1 / rho), levels.sigma_min ** (1 / rho), steps)
     return [*(root**rho for root in roots), 0.0]
 
 
-def exponential(steps: int, levels: NoiseLevels) -> list[float]:
+def exponential(steps: int, levels: Levels) -> list[float]:
     """Even in log sigma."""
     logs = _evenly(math.log(levels.sigma_max), math.log(levels.sigma_min), steps)
     return [*(math.exp(log) for log in logs), 0.0]
 
 
-def beta(steps: int, levels: NoiseLevels, a: float = 0.6, b: float = 0.6) -> list[float]:
+def beta(steps: int, levels: Levels, a: float = 0.6, b: float = 0.6) -> list[float]:
     """Timesteps at quantiles of a beta distribution, dense at both ends (Lee et al. 2024, "Beta Sampling").
 
     As in ComfyUI the quantiles are timesteps, rounded to trained ones. A1111's schedule of this name has them on sigma.
@@ -88,7 +88,7 @@ def _evenly(first: float, last: float, count: int) -> list[float]:
     return [first + (last - first) * i / (count - 1) for i in range(count - 1)] + [last]
 
 
-def _at_timesteps(timesteps: Sequence[float], levels: NoiseLevels) -> list[float]:
+def _at_timesteps(timesteps: Sequence[float], levels: Levels) -> list[float]:
     return [*(levels.sigma(timestep) for timestep in timesteps), 0.0]
 
 

@@ -223,8 +223,8 @@ class Engine:
         return resolve(
             request,
             model=ModelName(checkpoint=entry.name, vae=vae.name if vae else None, use_ema=request.use_ema),
-            native_size=facts.native_size,
-            defaults=facts.defaults,
+            refiner=ModelName(checkpoint=self.checkpoint(request.refiner).name) if request.refiner else None,
+            description=facts.description,
             choices=Choices(
                 samplers=self.catalog.samplers,
                 schedules=self.catalog.schedules,

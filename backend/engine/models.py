@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from backend.engine.library import CheckpointEntry, VaeEntry
 from backend.errors import UnsupportedCheckpoint
-from backend.families.family import Defaults, Family, Machine, Model, ModelFiles
+from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles
 from backend.registry import Registry
 from backend.weights.safetensors_file import open_safetensors
 
@@ -22,12 +22,19 @@ class ModelFacts:
     name: str
     family: str
     family_label: str
-    native_size: int
-    defaults: Defaults
+    description: Description
     title: str
     usage_hint: str
     licence: str
     metadata: Mapping[str, str]
+
+    @property
+    def native_size(self) -> int:
+        return self.description.native_size
+
+    @property
+    def defaults(self) -> Defaults:
+        return self.description.defaults
 
 
 class Models:
@@ -43,14 +50,12 @@ class Models:
         family = self._family(entry)
         source = open_safetensors(entry.path)
         assert family.describe is not None
-        native_size, defaults = family.describe(source)
         metadata = source.metadata
         return ModelFacts(
             name=entry.name,
             family=family.name,
             family_label=family.label,
-            native_size=native_size,
-            defaults=defaults,
+            description=family.describe(source),
             title=metadata.get("modelspec.title", ""),
             usage_hint=metadata.get("modelspec.usage_hint", ""),
             licence=metadata.get("modelspec.license", ""),

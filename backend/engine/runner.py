@@ -89,7 +89,7 @@ class JobRunner:
             # Outside the handler, whose frames kept the tensors alive: drop all weights and go on where it stopped.
             self._resources.models.forget()
             self._resources.machine.residency.drop_all()
-            self._notice(view.id, "The memory ran out; everything was unloaded and the job goes on.")
+            self.notice(view.id, "The memory ran out; everything was unloaded and the job goes on.")
             error = self._attempt(self._jobs.get(view.id))
         self._end(view.id, error, time.monotonic() - began)
 
@@ -116,16 +116,18 @@ class JobRunner:
         plan = self._plan(view.request)
         resources.outputs.check()
         if plan.guidance_scale == 1 and plan.negative_prompt and not view.images:
-            self._notice(view.id, "The negative prompt has no effect at guidance scale 1.")
+            self.notice(view.id, "The negative prompt has no effect at guidance scale 1.")
         report = _JobReport(self, view.id)
         report.stage("loading the model")
         entry = resources.library.find_checkpoint(plan.model.checkpoint)
         vae = resources.library.find_vae(plan.model.vae) if plan.model.vae else None
+        refiner = resources.library.find_checkpoint(plan.refiner.model.checkpoint) if plan.refiner else None
         images = generate(
             plan,
             resources.models.open(entry, vae, use_ema=plan.model.use_ema),
             report,
             lambda: self._jobs.is_cancelled(view.id),
+            refiner=resources.models.open(refiner, None) if refiner else None,
             first_image=len(view.images),
             preview_every=self._preferences().preview_every,
             device=resources.machine.device.torch_device,
@@ -151,7 +153,7 @@ class JobRunner:
         except OSError as error:
             text = f"{name} could not be read again for its hash ({error.strerror}); the metadata go without it."
             if text not in self._jobs.get(job_id).notices:
-                self._notice(job_id, text)
+                self.notice(job_id, text)
             return None
 
     def _save(self, job_id: str, plan: GenerationPlan, image: GeneratedImage) -> None:
@@ -196,9 +198,9 @@ class JobRunner:
         except OutputError as error:
             _log.warning("job %s: %s", job_id, error)
             if str(error) not in self._jobs.get(job_id).notices:
-                self._notice(job_id, str(error))
+                self.notice(job_id, str(error))
 
-    def _notice(self, job_id: str, text: str) -> None:
+    def notice(self, job_id: str, text: str) -> None:
         view = self._jobs.get(job_id)
         self._jobs.update(job_id, notices=(*view.notices, text))
         self._publisher.publish(Notice(job_id=job_id, text=text))
@@ -238,6 +240,9 @@ class _JobReport:
 
     def stage(self, name: str) -> None:
         self.runner.show_stage(self.job_id, name)
+
+    def notice(self, text: str) -> None:
+        self.runner.notice(self.job_id, text)
 
     def progress(self, step: int, steps: int, seconds_per_step: float, eta_seconds: float) -> None:
         self.runner.show_progress(

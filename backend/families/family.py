@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
 from backend.diffusion.guidance import ConditionedNetwork, Conditioning
-from backend.diffusion.noise_levels import NoiseLevels
+from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
+from backend.diffusion.process import Process
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.residency import Residency
-from backend.text.chunks import CompiledPrompt
 from backend.text.emphasis import EmphasisMode
 from backend.weights.source import WeightSource
 
@@ -23,13 +23,36 @@ from backend.weights.source import WeightSource
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What a model is used with when the user has not chosen."""
+    """What a model is used with when the user has not chosen.
+
+    distilled_guidance: the scale that the network itself is told, or None when it takes none.
+    reason: where these come from, for the user ("SDXL Turbo: its file says so").
+    """
 
     sampler: str = "dpmpp_2m"
     schedule: str = "automatic"
     steps: int = 20
     guidance_scale: float = 7.0
+    distilled_guidance: float | None = None
     clip_skip: int = 1
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a header says about how to use a model.
+
+    native_size: side, in pixels, of the pictures that it was trained on. size_step: sides are multiples of it.
+    embedded: kinds of text encoders that the file holds; needed: kinds without which it does not run.
+    """
+
+    native_size: int
+    defaults: Defaults
+    size_step: int = 8
+    embedded: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    has_vae: bool = True
+    is_refiner: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +63,22 @@ class LatentPreview:
     bias: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A text and how it is to be read.
+
+    width, height: of the picture in pixels; some families are told. distilled_guidance: see `Defaults`.
+    """
+
+    text: str
+    is_negative: bool = False
+    clip_skip: int = 1
+    emphasis: EmphasisMode
+    width: int
+    height: int
+    distilled_guidance: float | None = None
+
+
 class Model(Protocol):
     """A checkpoint that is ready to make pictures. Its parts are fetched from the residency when they are used."""
 
@@ -47,35 +86,36 @@ class Model(Protocol):
     def family(self) -> str: ...
 
     @property
-    def native_size(self) -> int:
-        """Side, in pixels, of the pictures that the model was trained on."""
-        ...
-
-    @property
-    def defaults(self) -> Defaults: ...
-
-    @property
-    def levels(self) -> NoiseLevels: ...
-
-    @property
     def prediction(self) -> Prediction: ...
+
+    @property
+    def process(self) -> Process: ...
+
+    def levels(self, width: int, height: int, shift: float | None) -> Levels:
+        """The noise levels for pictures of this size. shift: of the levels of a flow model; None for the model's."""
+        ...
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(C, h, w) of a picture of this size in pixels."""
         ...
 
-    def compile_prompt(self, text: str, emphasis: EmphasisMode) -> CompiledPrompt: ...
-
-    def encode_prompt(self, prompt: CompiledPrompt, *, clip_skip: int, emphasis: EmphasisMode) -> Conditioning:
-        """For one image, in float32; its context [1, M, D] has a multiple of 77 tokens."""
+    def encode_prompt(self, prompt: Prompt) -> Conditioning:
+        """One group, in float32."""
         ...
 
-    def network(self) -> ConditionedNetwork:
-        """The network with its weights in memory. x is float32 and already scaled; the prediction is float32."""
+    def network(self, timesteps: Sequence[float]) -> ConditionedNetwork:
+        """The network with its weights in reach. x is float32 and already scaled; the prediction is float32.
+
+        timesteps: those of the run, so that what depends on nothing else is computed once. Others may follow.
+        """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """The pictures [B, 3, H, W] float32, about -1..1, of diffusion latents [B, C, h, w]. Raises NumericalError."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The diffusion latents [B, C, h, w], the means of their distributions, of pictures [B, 3, H, W] in -1..1."""
         ...
 
     def latent_preview(self) -> LatentPreview: ...
@@ -83,10 +123,15 @@ class Model(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """The files of one model. `vae` replaces the autoencoder inside the checkpoint."""
+    """The files of one model.
+
+    vae replaces the autoencoder inside the checkpoint. text_encoders: by kind ("clip_l", "clip_h", "clip_g", "t5"),
+    in place of those inside the checkpoint.
+    """
 
     checkpoint: WeightSource
     vae: WeightSource | None = None
+    text_encoders: Mapping[str, WeightSource] = field(default_factory=dict[str, WeightSource])
     use_ema: bool = False
 
 
@@ -103,14 +148,14 @@ class Machine:
 class Family:
     """All facts about one family, or, with `load` None, a kind of file that is known by name but not run.
 
-    recognise looks at names and shapes alone. describe gives native size in pixels and defaults, from a header alone;
-    a family that runs has both `describe` and `load`. advice completes the sentence "This is a <label> file: ...".
+    recognise looks at names and shapes alone. describe goes by a header alone; a family that runs has both `describe`
+    and `load`. advice completes the sentence "This is a <label> file: ...".
     """
 
     name: str
     label: str
     recognise: Callable[[WeightSource], bool]
-    describe: Callable[[WeightSource], tuple[int, Defaults]] | None = None
+    describe: Callable[[WeightSource], Description] | None = None
     load: Callable[[ModelFiles, Machine], Model] | None = None
     advice: str = ""
     aliases: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ Other programs write and read it too, so the rules are theirs.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
@@ -20,6 +21,7 @@ from backend.request import GenerationRequest
 NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
 _SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "Lora hashes", "TI hashes", "Hashes"})
+_HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")  # as A1111 writes a refiner
 T = TypeVar("T")
 
 
@@ -122,10 +124,17 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Sampler", lambda text: {"sampler": text})
     _restore(restored, left, "Schedule type", lambda text: {"schedule": text})
     _restore(restored, left, "CFG scale", lambda text: {"guidance_scale": float(text)})
+    _restore(restored, left, "Distilled CFG Scale", lambda text: {"distilled_guidance": float(text)})
+    _restore(restored, left, "CFG Rescale", lambda text: {"guidance_rescale": float(text)})
+    _restore(restored, left, "Shift", lambda text: {"shift": float(text)})
     _restore(restored, left, "Seed", lambda text: {"seed": int(text)})
     _restore(restored, left, "Size", _size_fields)
     _restore_checkpoint(restored, left)
     _restore(restored, left, "VAE", lambda text: {"vae": None if text in ("Automatic", "None") else text})
+    _restore(restored, left, "Text encoders", lambda text: {"text_encoders": tuple(text.split(", "))})
+    _restore(restored, left, "Refiner", lambda text: {"refiner": _HASH_BEHIND_NAME.sub("", text)})
+    _restore(restored, left, "Refiner switch at", lambda text: {"refiner_switch": float(text)})
+    _restore(restored, left, "Refiner switch timestep", lambda text: {"refiner_switch_timestep": int(text)})
     _restore(restored, left, "EMA weights", lambda text: {"use_ema": text == "True"})
     _restore(restored, left, "Clip skip", lambda text: {"clip_skip": int(text)}, default="1")
     _restore(restored, left, "Emphasis", lambda text: {"emphasis": text}, default="Original")

@@ -8,7 +8,7 @@ import json
 from backend import __version__
 from backend.pipeline.infotext import write_infotext
 from backend.pipeline.plan import GenerationPlan
-from backend.request import GenerationRequest
+from backend.request import DEFAULT_REFINER_SWITCH, GenerationRequest
 
 INFOTEXT_KEY = "parameters"  # the PNG text that A1111, Civitai and others read
 REQUEST_KEY = "emulsion"
@@ -25,6 +25,9 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "Sampler": plan.sampler.label,
             "Schedule type": plan.schedule.label if plan.is_schedule_asked else None,
             "CFG scale": f"{plan.guidance_scale:g}",
+            "Distilled CFG Scale": None if plan.distilled_guidance is None else f"{plan.distilled_guidance:g}",
+            "CFG Rescale": f"{plan.guidance_rescale:g}" if plan.guidance_rescale else None,
+            "Shift": None if plan.shift is None else f"{plan.shift:g}",
             "Seed": seed,
             "Size": f"{plan.width}x{plan.height}",
             "Model hash": model.checkpoint_hash,
@@ -33,6 +36,12 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "VAE": model.vae,
             "EMA weights": True if model.use_ema else None,
             "Clip skip": plan.clip_skip if plan.clip_skip > 1 else None,
+            "Refiner": plan.refiner.model.checkpoint if plan.refiner else None,
+            "Refiner switch at": f"{plan.refiner.switch:g}"
+            if plan.refiner and plan.refiner.switch_timestep is None
+            else None,
+            "Refiner switch timestep": plan.refiner.switch_timestep if plan.refiner else None,
+            "Text encoders": ", ".join(model.text_encoders) or None,
             "RNG": plan.noise_source.label,
             "Emphasis": plan.emphasis.label if plan.emphasis.name != "original" else None,
             "Version": f"Emulsion {__version__}",
@@ -48,6 +57,13 @@ def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
         checkpoint=plan.model.checkpoint,
         vae=plan.model.vae,
         use_ema=plan.model.use_ema,
+        text_encoders=plan.model.text_encoders,
+        distilled_guidance=plan.distilled_guidance,
+        guidance_rescale=plan.guidance_rescale,
+        shift=plan.shift,
+        refiner=plan.refiner.model.checkpoint if plan.refiner else None,
+        refiner_switch=plan.refiner.switch if plan.refiner else DEFAULT_REFINER_SWITCH,
+        refiner_switch_timestep=plan.refiner.switch_timestep if plan.refiner else None,
         sampler=plan.sampler.name,
         schedule=plan.schedule.name if plan.is_schedule_asked else "automatic",
         steps=plan.steps,

@@ -9,7 +9,7 @@ from backend.diffusion.noise import NoiseKind
 from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.errors import RequestError
-from backend.families.family import Defaults
+from backend.families.family import Description
 from backend.registry import Registry
 from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest
 from backend.text.emphasis import EmphasisMode
@@ -39,7 +39,7 @@ class Standing:
 class ModelName:
     """A checkpoint, and a VAE when it is not the checkpoint's own, as the metadata name them.
 
-    use_ema: whether the checkpoint's averaged weights are used.
+    use_ema: whether the checkpoint's averaged weights are used. text_encoders: those that were chosen.
     checkpoint_hash, vae_hash: the first 10 hex digits of the files' SHA-256; None while they are not known.
     """
 
@@ -48,6 +48,19 @@ class ModelName:
     vae: str | None = None
     vae_hash: str | None = None
     use_ema: bool = False
+    text_encoders: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerPlan:
+    """A second model that finishes the picture.
+
+    switch: the share of the steps after which it takes over. switch_timestep: the timestep, in place of that share.
+    """
+
+    model: ModelName
+    switch: float
+    switch_timestep: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +69,7 @@ class GenerationPlan:
 
     is_schedule_asked: whether the schedule was chosen, and not taken because it is the sampler's own.
     seed: of the first image; image k has seed + k.
+    distilled_guidance: None for models that take none. shift: None for the model's own.
     """
 
     prompt: str
@@ -68,6 +82,10 @@ class GenerationPlan:
     width: int
     height: int
     guidance_scale: float
+    distilled_guidance: float | None
+    guidance_rescale: float
+    shift: float | None
+    refiner: RefinerPlan | None
     seed: int
     batch_size: int
     batch_count: int
@@ -85,20 +103,25 @@ def resolve(
     request: GenerationRequest,
     *,
     model: ModelName,
-    native_size: int,
-    defaults: Defaults,
+    description: Description,
     choices: Choices,
     standing: Standing,
+    refiner: ModelName | None = None,
 ) -> GenerationPlan:
     """Fill in what the request leaves open, from the model's defaults and the user's standing choices.
 
-    The seed must be drawn already. Raises UnknownName, and RequestError for a seed that is still to be drawn.
+    The seed must be drawn already. Raises UnknownName, and RequestError for a seed that is still to be drawn and for
+    sides that the model cannot have.
     """
+    defaults = description.defaults
     if request.seed == RANDOM_SEED:
         raise RequestError("seed", "must be drawn before the job is planned")
     sampler, named = split_sampler_name(request.sampler or defaults.sampler, choices.samplers, choices.schedules)
     wanted = request.schedule or named or (None if request.sampler else defaults.schedule)
     schedule = resolve_schedule(wanted, sampler, choices.schedules)
+    width, height = request.width or description.native_size, request.height or description.native_size
+    _check_side("width", width, description.size_step)
+    _check_side("height", height, description.size_step)
     return GenerationPlan(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -107,9 +130,17 @@ def resolve(
         schedule=schedule,
         is_schedule_asked=wanted is not None and wanted in choices.schedules,
         steps=request.steps if request.steps is not None else defaults.steps,
-        width=request.width or native_size,
-        height=request.height or native_size,
+        width=width,
+        height=height,
         guidance_scale=defaults.guidance_scale if request.guidance_scale is None else float(request.guidance_scale),
+        distilled_guidance=_distilled_guidance(request, defaults.distilled_guidance),
+        guidance_rescale=float(request.guidance_rescale),
+        shift=None if request.shift is None else float(request.shift),
+        refiner=None
+        if refiner is None
+        else RefinerPlan(
+            model=refiner, switch=float(request.refiner_switch), switch_timestep=request.refiner_switch_timestep
+        ),
         seed=request.seed,
         batch_size=request.batch_size,
         batch_count=request.batch_count,
@@ -118,6 +149,19 @@ def resolve(
         noise_source=choices.noise_sources[request.noise_source or standing.noise_source],
         exact_batches=standing.exact_batches if request.exact_batches is None else request.exact_batches,
     )
+
+
+def _distilled_guidance(request: GenerationRequest, default: float | None) -> float | None:
+    if default is None or request.distilled_guidance is None:
+        return default
+    return float(request.distilled_guidance)
+
+
+def _check_side(field: str, value: int, step: int) -> None:
+    if value % step:
+        lower = value - value % step
+        raise RequestError(field, f"{value} is no multiple of {step}, which this model needs; use {lower} or "
+                           f"{lower + step}")  # fmt: skip
 
 
 def seed_of(plan: GenerationPlan, index: int) -> int:

@@ -1,0 +1,94 @@
+"""The stretches of a picture's way from noise: one model goes the whole of it, or a refiner goes the last part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backend.diffusion.guidance import Conditioning, classifier_free
+from backend.diffusion.levels import Levels
+from backend.diffusion.prediction import denoiser
+from backend.diffusion.process import Denoise
+from backend.diffusion.schedules import sigmas_for
+from backend.errors import RequestError
+from backend.families.family import Model, Prompt
+from backend.pipeline.plan import GenerationPlan, RefinerPlan
+
+EncodePrompt = Callable[[Model, Prompt], Conditioning]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Noise levels that one model goes through. uncond: None without classifier-free guidance."""
+
+    model: Model
+    levels: Levels
+    sigmas: list[float]
+    cond: Conditioning
+    uncond: Conditioning | None
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.sigmas) - 1
+
+
+def passes_of(plan: GenerationPlan, model: Model, refiner: Model | None, encode: EncodePrompt) -> list[Pass]:
+    """The passes of a job, none without steps, with their prompts encoded.
+
+    Raises RequestError for a refiner whose latents are not those of the model, and what encoding raises.
+    """
+    levels = model.levels(plan.width, plan.height, plan.shift)
+    sigmas = sigmas_for(
+        plan.schedule, plan.steps, levels, discards_penultimate_sigma=plan.sampler.discards_penultimate_sigma
+    )
+    if refiner is None or plan.refiner is None:
+        return [_pass(plan, model, levels, sigmas, encode)]
+    _check_refiner(plan, model, refiner)
+    switch = steps_before_refiner(plan.refiner, sigmas, levels)
+    refiner_levels = refiner.levels(plan.width, plan.height, plan.shift)
+    stretches = ((model, levels, sigmas[: switch + 1]), (refiner, refiner_levels, sigmas[switch:]))
+    return [_pass(plan, *stretch, encode) for stretch in stretches if len(stretch[2]) > 1]
+
+
+def steps_before_refiner(refiner: RefinerPlan, sigmas: list[float], levels: Levels) -> int:
+    """How many steps the first model makes."""
+    if refiner.switch_timestep is not None:
+        return sum(levels.timestep(sigma) >= refiner.switch_timestep for sigma in sigmas[:-1])
+    return math.ceil(refiner.switch * (len(sigmas) - 1) - 1e-9)
+
+
+def denoise_of(part: Pass, plan: GenerationPlan) -> Denoise:
+    """The function that the sampler calls; brings the network's weights into reach."""
+    timesteps = [part.levels.timestep(sigma) for sigma in part.sigmas if sigma > 0]
+    network = classifier_free(
+        part.model.network(timesteps), part.cond, part.uncond, plan.guidance_scale, exact_batches=plan.exact_batches
+    )
+    return denoiser(network, part.model.prediction, part.levels)
+
+
+def _pass(plan: GenerationPlan, model: Model, levels: Levels, sigmas: list[float], encode: EncodePrompt) -> Pass:
+    def prompt(text: str, *, is_negative: bool) -> Conditioning:
+        return encode(
+            model,
+            Prompt(
+                text=text,
+                is_negative=is_negative,
+                clip_skip=plan.clip_skip,
+                emphasis=plan.emphasis,
+                width=plan.width,
+                height=plan.height,
+                distilled_guidance=plan.distilled_guidance,
+            ),
+        )
+
+    cond = prompt(plan.prompt, is_negative=False)
+    uncond = None if plan.guidance_scale == 1 else prompt(plan.negative_prompt, is_negative=True)
+    return Pass(model=model, levels=levels, sigmas=sigmas, cond=cond, uncond=uncond)
+
+
+def _check_refiner(plan: GenerationPlan, model: Model, refiner: Model) -> None:
+    size = plan.width, plan.height
+    if model.latent_shape(*size) != refiner.latent_shape(*size) or type(model.process) is not type(refiner.process):
+        raise RequestError("refiner", f"{refiner.family} does not work with the latents of {model.family}; choose a "
+                           "refiner of the same kind, or none")  # fmt: skip
