@@ -1,4 +1,4 @@
-"""The KL autoencoder of Stable Diffusion, with parameters named as under `first_stage_model.` in checkpoints.
+"""The KL autoencoder of Stable Diffusion and FLUX, with parameters named as under `first_stage_model.` in checkpoints.
 
 Architecture: Esser et al. 2021 and Rombach et al. 2022. Latents here are the autoencoder's own; the scale that
 diffusion works with (0.18215 for SD 1.x) belongs to the family.
@@ -21,7 +21,10 @@ from backend.nn.layers import Conv2d, GroupNorm, silu
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
-    """What the names and shapes of a checkpoint say about its autoencoder."""
+    """What the names and shapes of a checkpoint say about its autoencoder.
+
+    has_quant_conv: whether 1x1 convolutions mix the channels of the latents; those of SD 3 and FLUX have none.
+    """
 
     channels: int = 128
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
@@ -29,6 +32,7 @@ class AutoencoderConfig:
     latent_channels: int = 4
     in_channels: int = 3
     norm_groups: int = 32
+    has_quant_conv: bool = True
 
     @property
     def downscale(self) -> int:
@@ -42,17 +46,23 @@ class Autoencoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
+        if config.has_quant_conv:
+            self.quant_conv = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+            self.post_quant_conv = Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each [B, Z, h, w], of the latents of an image [B, 3, H, W] in -1..1."""
-        mean, logvar = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
+        moments = self.encoder(image)
+        if self.config.has_quant_conv:
+            moments = self.quant_conv(moments)
+        mean, logvar = moments.chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The image [B, 3, H, W], about -1..1, of latents [B, Z, h, w]."""
-        return self.decoder(self.post_quant_conv(latents))
+        if self.config.has_quant_conv:
+            latents = self.post_quant_conv(latents)
+        return self.decoder(latents)
 
 
 class Encoder(nn.Module):

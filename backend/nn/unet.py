@@ -6,8 +6,9 @@ Architecture: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,11 @@ from torch import Tensor, nn
 from backend.nn.attention import Attend, AttentionPlace, attention
 from backend.nn.layers import Conv2d, GroupNorm, LayerNorm, Linear, SiLU, rows_at_a_time, widened
 
-# Shapes: B batch, C channels, H x W latent size, N = H * W tokens, M context tokens, E width of the timestep embedding.
+# Shapes: B batch, C channels, H x W latent size, N = H * W tokens, M context tokens, D head width. Of B images, B / G
+# consecutive ones share each of the G rows of a context or vector.
+
+KeysValues: TypeAlias = Mapping[str, tuple[Tensor, Tensor]]
+"""By the name of a transformer block, the keys and values [G, heads, M, D] of its attention to a context."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +29,12 @@ class UNetConfig:
     """What the names and shapes of a checkpoint say about its U-Net.
 
     transformer_depth: transformer blocks behind each residual block, per level; 0 for none.
+    input_depths, output_depths: the same for each residual block of the way down, and of the way up, in the order of
+        the checkpoint; None where those of a level are alike (all but SSD-1B and Segmind-Vega).
+    middle_res_blocks: 2, or in distilled networks 1 or 0; middle_depth: transformer blocks behind the first.
     num_heads: attention heads everywhere (SD 1.x: 8), or None when `head_dim` is fixed (SD 2.x, XL: 64).
     adm_in_channels: width of the extra vector that is added to the timestep embedding (XL), or None.
+    guidance_width: width of the embedding of the guidance scale that the network itself is told (LCM), or None.
     """
 
     in_channels: int = 4
@@ -34,6 +43,9 @@ class UNetConfig:
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2
     transformer_depth: tuple[int, ...] = (1, 1, 1, 0)
+    input_depths: tuple[int, ...] | None = None
+    output_depths: tuple[int, ...] | None = None
+    middle_res_blocks: int = 2
     middle_depth: int = 1
     context_dim: int = 768
     num_heads: int | None = 8
@@ -41,6 +53,7 @@ class UNetConfig:
     linear_projections: bool = False
     norm_groups: int = 32
     adm_in_channels: int | None = None
+    guidance_width: int | None = None
 
     def heads(self, channels: int) -> int:
         """Attention heads at a level of `channels` channels."""
@@ -49,6 +62,19 @@ class UNetConfig:
         if self.head_dim is None:
             raise ValueError("UNetConfig needs num_heads or head_dim")
         return channels // self.head_dim
+
+    def depth_down(self, level: int, index: int) -> int:
+        """Transformer blocks behind residual block `index` of a level, on the way down."""
+        if self.input_depths is None:
+            return self.transformer_depth[level]
+        return self.input_depths[level * self.num_res_blocks + index]
+
+    def depth_up(self, level: int, index: int) -> int:
+        """Transformer blocks behind residual block `index` of a level, on the way up."""
+        if self.output_depths is None:
+            return self.transformer_depth[level]
+        before = (len(self.channel_mult) - 1 - level) * (self.num_res_blocks + 1)
+        return self.output_depths[before + index]
 
 
 class UNet(nn.Module):
@@ -59,7 +85,7 @@ class UNet(nn.Module):
         self.config = config
         width = config.model_channels
         embedding = 4 * width
-        self.time_embed = nn.Sequential(Linear(width, embedding), SiLU(), Linear(embedding, embedding))
+        self.time_embed = TimeEmbedding(width, embedding, config.guidance_width)
         if config.adm_in_channels is not None:
             self.label_emb = nn.Sequential(
                 nn.Sequential(Linear(config.adm_in_channels, embedding), SiLU(), Linear(embedding, embedding))
@@ -69,10 +95,10 @@ class UNet(nn.Module):
         skip_channels = [width]
         channels = width
         for level, mult in enumerate(config.channel_mult):
-            for _ in range(config.num_res_blocks):
+            for index in range(config.num_res_blocks):
                 layers: list[nn.Module] = [ResBlock(channels, mult * width, embedding, config.norm_groups)]
                 channels = mult * width
-                if depth := config.transformer_depth[level]:
+                if depth := config.depth_down(level, index):
                     name = f"input_blocks.{len(self.input_blocks)}.1"
                     layers.append(SpatialTransformer(config, channels, depth, name))
                 self.input_blocks.append(Block(*layers))
@@ -81,10 +107,11 @@ class UNet(nn.Module):
                 self.input_blocks.append(Block(Downsample(channels)))
                 skip_channels.append(channels)
 
-        middle: list[nn.Module] = [ResBlock(channels, channels, embedding, config.norm_groups)]
+        middle: list[nn.Module] = [
+            ResBlock(channels, channels, embedding, config.norm_groups) for _ in range(config.middle_res_blocks)
+        ]
         if config.middle_depth:
-            middle.append(SpatialTransformer(config, channels, config.middle_depth, "middle_block.1"))
-        middle.append(ResBlock(channels, channels, embedding, config.norm_groups))
+            middle.insert(1, SpatialTransformer(config, channels, config.middle_depth, "middle_block.1"))
         self.middle_block = Block(*middle)
 
         self.output_blocks = nn.ModuleList()
@@ -92,7 +119,7 @@ class UNet(nn.Module):
             for index in range(config.num_res_blocks + 1):
                 layers = [ResBlock(channels + skip_channels.pop(), mult * width, embedding, config.norm_groups)]
                 channels = mult * width
-                if depth := config.transformer_depth[level]:
+                if depth := config.depth_up(level, index):
                     name = f"output_blocks.{len(self.output_blocks)}.1"
                     layers.append(SpatialTransformer(config, channels, depth, name))
                 if level and index == config.num_res_blocks:
@@ -104,15 +131,28 @@ class UNet(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None = None, *, attend: Attend = attention
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | KeysValues,
+        y: Tensor | None = None,
+        *,
+        guidance: Tensor | None = None,
+        attend: Attend = attention,
     ) -> Tensor:
-        """x [B, in_channels, H, W], timesteps [B] (0..999, fractions allowed), context [B, M, context_dim].
+        """x [B, in_channels, H, W], timesteps [B] (0..999, fractions allowed), context [G, M, context_dim] or its
 
-        y [B, adm_in_channels] when the configuration has it. Returns [B, out_channels, H, W].
+        `keys_values`, with which the result is the same to the bit. y [G, adm_in_channels] and guidance [G], a scale,
+        when the configuration has them. Returns [B, out_channels, H, W].
         """
-        embedding = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
+        embedding = timestep_embedding(timesteps, self.config.model_channels).to(x.dtype)
+        if guidance is not None and self.config.guidance_width is not None:
+            told = guidance_embedding(guidance, self.config.guidance_width).to(x.dtype)
+            embedding = self.time_embed(embedding, _for_images(told, len(x)))
+        else:
+            embedding = self.time_embed(embedding)
         if y is not None:
-            embedding = embedding + self.label_emb(y)
+            embedding = embedding + _for_images(self.label_emb(y), len(x))
         embedding = F.silu(embedding)  # every residual block starts with this same activation
 
         skips: list[Tensor] = []
@@ -125,6 +165,38 @@ class UNet(nn.Module):
             x = block(x, embedding, context, attend, upsampled_size=skips[-1].shape[-2:] if skips else None)
         return self.out(x)
 
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """What all layers attend to of a context [G, M, context_dim], which is the same at every step."""
+        return {block.attn2.place.block: block.attn2.keys_values(context) for block in self._transformer_blocks()}
+
+    def once(self) -> tuple[str, ...]:
+        """Names of the layers that `keys_values` uses and a forward with its result does not."""
+        return tuple(
+            f"{block.attn2.place.block}.attn2.{layer}"
+            for block in self._transformer_blocks()
+            for layer in ("to_k", "to_v")
+        )
+
+    def _transformer_blocks(self) -> list[TransformerBlock]:
+        return [module for module in self.modules() if isinstance(module, TransformerBlock)]
+
+
+class TimeEmbedding(nn.Sequential):
+    """Two layers over the sinusoidal embedding of a timestep, to which that of the guidance scale may be added."""
+
+    def __init__(self, width: int, embedding: int, guidance_width: int | None) -> None:
+        super().__init__(Linear(width, embedding), SiLU(), Linear(embedding, embedding))
+        self.cond_proj = None if guidance_width is None else Linear(guidance_width, width, bias=False)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - Sequential passes one argument, we pass two
+        self, timestep: Tensor, guidance: Tensor | None = None
+    ) -> Tensor:
+        """timestep [B, width] and guidance [B, guidance_width], both sinusoidal, to [B, embedding]."""
+        if guidance is not None and self.cond_proj is not None:
+            timestep = timestep + self.cond_proj(guidance)
+        first, activation, second = list(self)[:3]
+        return second(activation(first(timestep)))
+
 
 class Block(nn.Sequential):
     """Layers that run one after the other, each fed what its kind needs."""
@@ -133,7 +205,7 @@ class Block(nn.Sequential):
         self,
         x: Tensor,
         embedding: Tensor,
-        context: Tensor,
+        context: Tensor | KeysValues,
         attend: Attend,
         upsampled_size: Sequence[int] | None = None,
     ) -> Tensor:
@@ -199,19 +271,31 @@ class SpatialTransformer(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, depth: int, name: str) -> None:
         super().__init__()
+        projection = Linear if config.linear_projections else PixelLinear
         self.norm = GroupNorm(config.norm_groups, channels, eps=1e-6)
-        self.proj_in = Linear(channels, channels) if config.linear_projections else Conv2d(channels, channels, 1)
+        self.proj_in = projection(channels, channels)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, config.context_dim, config.heads(channels), f"{name}.transformer_blocks.{index}")
             for index in range(depth)
         )
-        self.proj_out = Linear(channels, channels) if config.linear_projections else Conv2d(channels, channels, 1)
+        self.proj_out = projection(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
-        tokens = _project(self.proj_in, _to_tokens(self.norm(x)))  # [B, N, C]
+    def forward(self, x: Tensor, context: Tensor | KeysValues, attend: Attend) -> Tensor:
+        tokens = self.proj_in(_to_tokens(self.norm(x)))  # [B, N, C]
         for block in self.transformer_blocks:
             tokens = block(tokens, context, attend)
-        return x + _to_image(_project(self.proj_out, tokens), x)
+        return x + _to_image(self.proj_out(tokens), x)
+
+
+class PixelLinear(Conv2d):
+    """The 1x1 convolution that SD 1.x has in place of a linear layer, for tokens [B, N, C]."""
+
+    def __init__(self, channels: int, out_channels: int) -> None:
+        super().__init__(channels, out_channels, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        assert self.bias is not None
+        return F.linear(input, widened(self.weight.flatten(1), input), widened(self.bias, input))
 
 
 class TransformerBlock(nn.Module):
@@ -222,7 +306,7 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(dim, context_dim, heads, AttentionPlace(name, is_cross=True))
         self.ff = FeedForward(dim)
 
-    def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | KeysValues, attend: Attend) -> Tensor:
         normed = self.norm1(x)
         x = x + self.attn1(normed, normed, attend)
         x = x + self.attn2(self.norm2(x), context, attend)
@@ -230,7 +314,7 @@ class TransformerBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attend from x [B, N, dim] to context [B, M, context_dim]."""
+    """Attend from x [B, N, dim] to context [G, M, context_dim]."""
 
     def __init__(self, dim: int, context_dim: int, heads: int, place: AttentionPlace) -> None:
         super().__init__()
@@ -241,9 +325,15 @@ class CrossAttention(nn.Module):
         self.to_v = Linear(context_dim, dim, bias=False)
         self.to_out = nn.Sequential(Linear(dim, dim))
 
-    def forward(self, x: Tensor, context: Tensor, attend: Attend) -> Tensor:
-        q, k, v = (self._split_heads(t) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+    def forward(self, x: Tensor, context: Tensor | KeysValues, attend: Attend) -> Tensor:
+        q = self._split_heads(self.to_q(x))
+        k, v = self.keys_values(context) if isinstance(context, Tensor) else context[self.place.block]
+        k, v = (_for_images(states, len(x)) for states in (k, v))
         return self.to_out(attend(q, k, v, self.place).transpose(1, 2).flatten(2))
+
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [G, heads, M, D] of a context."""
+        return self._split_heads(self.to_k(context)), self._split_heads(self.to_v(context))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # [B, N, C] -> [B, H, N, D]
@@ -281,6 +371,20 @@ def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def guidance_embedding(scale: Tensor, width: int) -> Tensor:
+    """Sinusoidal embedding [G, width] in float32 of guidance scales [G] (Luo et al. 2023, LCM): sines, then cosines."""
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32, device=scale.device)
+    frequencies = torch.exp(-math.log(10000) * steps / (half - 1))
+    angles = 1000 * (scale.float() - 1)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _for_images(rows: Tensor, images: int) -> Tensor:
+    """G rows repeated for consecutive images."""
+    return rows if len(rows) == images else rows.repeat_interleave(images // len(rows), dim=0)
+
+
 def _to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)  # [B, C, H, W] -> [B, N, C]; a view when x is channels-last
 
@@ -288,11 +392,3 @@ def _to_tokens(x: Tensor) -> Tensor:
 def _to_image(tokens: Tensor, like: Tensor) -> Tensor:
     height, width = like.shape[-2:]
     return tokens.view(tokens.shape[0], height, width, -1).permute(0, 3, 1, 2)  # channels-last [B, C, H, W]
-
-
-def _project(projection: nn.Module, tokens: Tensor) -> Tensor:
-    """Apply a linear layer, or the 1x1 convolution that SD 1.x has in its place, to tokens [B, N, C]."""
-    weight, bias = projection.weight, projection.bias
-    assert isinstance(weight, Tensor)
-    assert isinstance(bias, Tensor)
-    return F.linear(tokens, widened(weight.flatten(1), tokens), widened(bias, tokens))
