@@ -71,6 +71,26 @@ def test_a_prefix_is_taken_off_and_the_rest_left_out():
     assert source.origin == Path("x.safetensors")
 
 
+def test_storage_is_the_bytes_that_a_plain_tensor_consists_of(tmp_path):
+    tensors = {"half": torch.arange(6.0).view(2, 3).half(), "whole": torch.arange(3), "empty": torch.ones(0, 2)}
+    write_safetensors(tmp_path / "x", tensors)
+    spec = TensorSpec((2, 3), torch.float16)
+    sources = {
+        "in memory": InMemory(tensors),
+        "of a file": open_safetensors(tmp_path / "x"),
+        "renamed": with_prefix(InMemory({f"a.{key}": tensor for key, tensor in tensors.items()}), "a."),
+        "computed": Computed(InMemory(tensors), {"half": (spec, lambda: tensors["half"], "id")}),
+    }
+    for name, source in sources.items():
+        for key, tensor in tensors.items():
+            stored = source.read_storage(key)
+            out = torch.empty(source.storage_bytes(key), dtype=torch.uint8)
+            source.read_storage_into(key, out)
+            assert source.packing(key) is None
+            assert torch.equal(stored, out), name
+            assert torch.equal(stored.view(tensor.dtype).view(tensor.shape), tensor), name
+
+
 def test_a_renamed_tensor_keeps_its_identity():
     source = InMemory({"a": torch.ones(1), "b": torch.zeros(1)}, metadata={"k": "v"})
     renamed = Renamed(source, {"a": "x"}.get)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from backend.weights.source import Renamed, TensorSpec, WeightSource
+from backend.weights.source import PlainStorage, Renamed, TensorSpec, WeightSource
 
 _UNET_ENDS = {
     "conv_in.": "input_blocks.0.0.",
@@ -72,7 +72,7 @@ def autoencoder_in_ldm_layout(source: WeightSource) -> WeightSource:
     return AsConvolutions(source, flat) if flat else source
 
 
-class AsConvolutions:
+class AsConvolutions(PlainStorage):
     """A source in which the weights [out, in] of some linear layers are those of 1x1 convolutions [out, in, 1, 1]."""
 
     def __init__(self, source: WeightSource, keys: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import BadCheckpoint
+from backend.weights.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,11 @@ class TensorSpec:
 
 
 class WeightSource(Protocol):
-    """Key -> tensor. A composed source is as cheap as its parts: it computes one tensor when that one is asked for."""
+    """Key -> tensor. A composed source is as cheap as its parts: it computes one tensor when that one is asked for.
+
+    What a tensor is stored as may be smaller than what it is read as: `packing`, `storage_bytes`, `read_storage` and
+    `read_storage_into` are for those who hold weights as they are stored. All methods may be called by several threads.
+    """
 
     def keys(self) -> Sequence[str]:
         """Ordered names."""
@@ -54,6 +59,32 @@ class WeightSource(Protocol):
         """
         ...
 
+    def packing(self, key: str) -> Packing | None:
+        """How the bytes in storage become numbers; None where they are numbers of the spec's dtype, in order.
+
+        May read a few numbers. Raises KeyError and BadCheckpoint.
+        """
+        ...
+
+    def storage_bytes(self, key: str) -> int:
+        """Bytes that the tensor takes as it is stored, without touching the data. Raises KeyError."""
+        ...
+
+    def read_storage(self, key: str) -> Tensor:
+        """Those bytes, [storage_bytes] of uint8: a read-only view of the memory-mapped file where it can be one.
+
+        With a packing they are `.view(-1, row_bytes)`, else `.view(spec.dtype).view(spec.shape)` (where that is
+        aligned, as all of memory that PyTorch takes itself is). Raises BadCheckpoint.
+        """
+        ...
+
+    def read_storage_into(self, key: str, out: Tensor) -> None:
+        """Copy those bytes into `out`, contiguous [storage_bytes] of uint8 on any device, aligned to 8 bytes.
+
+        Into host memory files are read without another copy. Raises BadCheckpoint.
+        """
+        ...
+
     def identity(self, key: str) -> str:
         """Content identity of one tensor: equal identities mean equal tensors."""
         ...
@@ -67,7 +98,25 @@ class WeightSource(Protocol):
         ...
 
 
-class InMemory:
+class PlainStorage:
+    """How tensors are stored that are what they are read as: a base for sources that have no smaller form of them."""
+
+    def packing(self: WeightSource, key: str) -> Packing | None:
+        self.spec(key)
+        return None
+
+    def storage_bytes(self: WeightSource, key: str) -> int:
+        return self.spec(key).num_bytes
+
+    def read_storage(self: WeightSource, key: str) -> Tensor:
+        return storage_of(self.read(key))
+
+    def read_storage_into(self: WeightSource, key: str, out: Tensor) -> None:
+        spec = self.spec(key)
+        self.read_into(key, out.view(spec.dtype).view(spec.shape))
+
+
+class InMemory(PlainStorage):
     """Tensors that are already there."""
 
     def __init__(
@@ -127,6 +176,18 @@ class Renamed:
     def read_into(self, key: str, out: Tensor) -> None:
         self._source.read_into(self._originals[key], out)
 
+    def packing(self, key: str) -> Packing | None:
+        return self._source.packing(self._originals[key])
+
+    def storage_bytes(self, key: str) -> int:
+        return self._source.storage_bytes(self._originals[key])
+
+    def read_storage(self, key: str) -> Tensor:
+        return self._source.read_storage(self._originals[key])
+
+    def read_storage_into(self, key: str, out: Tensor) -> None:
+        self._source.read_storage_into(self._originals[key], out)
+
     def identity(self, key: str) -> str:
         return self._source.identity(self._originals[key])
 
@@ -173,6 +234,21 @@ class Computed:
         else:
             self._source.read_into(key, out)
 
+    def packing(self, key: str) -> Packing | None:
+        return None if key in self._values else self._source.packing(key)
+
+    def storage_bytes(self, key: str) -> int:
+        return self._values[key][0].num_bytes if key in self._values else self._source.storage_bytes(key)
+
+    def read_storage(self, key: str) -> Tensor:
+        return storage_of(self._values[key][1]()) if key in self._values else self._source.read_storage(key)
+
+    def read_storage_into(self, key: str, out: Tensor) -> None:
+        if key in self._values:
+            out.copy_(storage_of(self._values[key][1]()))
+        else:
+            self._source.read_storage_into(key, out)
+
     def identity(self, key: str) -> str:
         return self._values[key][2] if key in self._values else self._source.identity(key)
 
@@ -203,6 +279,11 @@ def with_averaged_weights(source: WeightSource) -> WeightSource:
     return Renamed(source, lambda key: kept.get(key) or (None if key.startswith((plain, "model_ema.")) else key))
 
 
+def storage_of(tensor: Tensor) -> Tensor:
+    """The elements of a tensor, in order, as bytes [num_bytes]: a view where they lie in order."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
+
+
 def bytes_of(tensor: Tensor) -> memoryview:
     """The elements of a tensor, in order, as they stand in a file."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return storage_of(tensor.cpu()).numpy().data

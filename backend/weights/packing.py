@@ -1,0 +1,39 @@
+"""Weights that are held as fewer bits than they are computed with, and become numbers when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Unpack = Callable[[Tensor, torch.dtype], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How a tensor of two or more dimensions is held as bytes: one row for each index of its first axis.
+
+    name: for people, such as "Q4_K", "nf4" or "float8_e4m3fn".
+    row_bytes: of one row. Rows know nothing of each other, so that any of them can be unpacked alone.
+    unpack: some rows [R, row_bytes] of uint8, on any device, and a floating-point type -> [R, *shape[1:]] of that type
+    on the same device: what is exact in float32, rounded once.
+    """
+
+    name: str
+    row_bytes: int
+    unpack: Unpack
+
+
+@runtime_checkable
+class Packable(Protocol):
+    """A layer (backend/nn) that unpacks its weight when it uses it.
+
+    To hold it packed, set `weight` to a Parameter [rows, row_bytes] of uint8 without gradient and `unpack_weight` to
+    the packing's `unpack`; to hold it plain, `unpack_weight` is None. The shape of an unpacked weight is unknown to it.
+    """
+
+    weight: nn.Parameter
+    unpack_weight: Unpack | None
