@@ -238,19 +238,19 @@ def test_a_full_disk_fails_the_job_and_keeps_its_picture_elsewhere(
 def test_running_out_of_memory_once_goes_on_and_twice_is_a_typed_failure(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.families import sd1
+    from backend.families import latent_space
 
     failures = 1
-    decode = sd1.decode_sliced
+    decode = latent_space.decode_sliced
 
-    def scarce(autoencoder: sd1.Autoencoder, latents: torch.Tensor) -> torch.Tensor:
+    def scarce(autoencoder: latent_space.Autoencoder, latents: torch.Tensor) -> torch.Tensor:
         nonlocal failures
         if failures:
             failures -= 1
             raise torch.OutOfMemoryError("no room")
         return decode(autoencoder, latents)
 
-    monkeypatch.setattr(sd1, "decode_sliced", scarce)
+    monkeypatch.setattr(latent_space, "decode_sliced", scarce)
     engine.change_preferences(preview_every=0)
     view = run(engine)
     assert (view.state, len(view.images)) == (JobState.DONE, 1)
@@ -259,6 +259,22 @@ def test_running_out_of_memory_once_goes_on_and_twice_is_a_typed_failure(
     view = run(engine)
     assert (view.state, view.error_kind) == (JobState.FAILED, "OutOfMemory")
     assert run(engine).state is JobState.DONE
+
+
+def test_a_refiner_finishes_the_picture_and_is_named_in_its_text(engine: Engine, root: Path) -> None:
+    write_tiny_checkpoint(root / "models" / "checkpoints" / "other.safetensors", seed=3)
+    engine.library.refresh()
+    plain, refined = run(engine, steps=5), run(engine, steps=5, refiner="other", refiner_switch=0.6)
+    assert refined.state is JobState.DONE
+    assert plain.images[0].path.read_bytes() != refined.images[0].path.read_bytes()
+    assert "Refiner: other, Refiner switch at: 0.6" in refined.images[0].infotext
+    again = run(engine, **refined.request.to_mapping())
+    assert Image.open(again.images[0].path).tobytes() == Image.open(refined.images[0].path).tobytes()
+
+
+def test_a_refiner_that_is_not_there_is_refused_by_name(engine: Engine) -> None:
+    with pytest.raises(UnknownName, match='"no such refiner"'):
+        engine.submit(request(refiner="no such refiner"))
 
 
 @pytest.mark.parametrize(

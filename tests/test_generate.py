@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from backend.diffusion.schedules import sigmas_for
 from backend.engine.catalog import Catalog
 from backend.errors import Cancelled, NumericalError, RequestError, UnknownName
 from backend.families.family import Defaults, Description, Machine, Model, ModelFiles
@@ -16,6 +17,7 @@ from backend.memory.residency import Residency
 from backend.pipeline.generate import GeneratedImage, generate
 from backend.pipeline.infotext import read_infotext, request_from_infotext
 from backend.pipeline.metadata import infotext_of, request_of
+from backend.pipeline.passes import passes_of, steps_before_refiner
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve, seed_of
 from backend.request import MAX_SEED, GenerationRequest
 from backend.weights.safetensors_file import open_safetensors
@@ -43,14 +45,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(ModelFiles(checkpoint=open_safetensors(path)), machine())
 
 
-def plan_of(standing: Standing | None = None, **fields: object) -> GenerationPlan:
+def plan_of(standing: Standing | None = None, size_step: int = 8, **fields: object) -> GenerationPlan:
     request = GenerationRequest.from_mapping({"prompt": "a (cat:1.2)", "steps": 4, "seed": 7, **fields})
     return resolve(
         request,
         model=ModelName(checkpoint="tiny"),
-        description=Description(native_size=64, defaults=Defaults()),
+        description=Description(native_size=64, defaults=Defaults(), size_step=size_step),
         choices=CHOICES,
         standing=standing or Standing(),
+        refiner=ModelName(checkpoint=request.refiner) if request.refiner else None,
     )
 
 
@@ -153,6 +156,49 @@ def test_guidance_of_one_does_not_look_at_the_negative_prompt(model: Model) -> N
     assert not np.array_equal(guided.pixels, images_of(model, plan_of(guidance_scale=5.0))[0].pixels)
 
 
+@pytest.fixture(scope="module")
+def refiner(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = write_tiny_checkpoint(tmp_path_factory.mktemp("models") / "refiner.safetensors", seed=5)
+    return load(ModelFiles(checkpoint=open_safetensors(path)), machine())
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps_before"),
+    [
+        ({"refiner_switch": 0.0}, 0),
+        ({"refiner_switch": 0.5}, 5),
+        ({"refiner_switch": 0.72}, 8),
+        ({"refiner_switch": 1.0}, 10),
+        ({"refiner_switch_timestep": 999}, 1),
+        ({"refiner_switch_timestep": 500}, 5),  # 999, 888, 777, 666, 555 come before it
+        ({"refiner_switch_timestep": 0}, 10),
+    ],
+)
+def test_a_refiner_takes_over_at_a_share_of_the_steps_or_at_a_timestep(
+    model: Model, refiner: Model, fields: dict[str, object], steps_before: int
+) -> None:
+    plan = plan_of(sampler="euler", schedule="normal", steps=10, refiner="refiner", **fields)
+    assert plan.refiner is not None
+    levels = model.levels(64, 64, None)
+    assert steps_before_refiner(plan.refiner, sigmas_for(plan.schedule, 10, levels), levels) == steps_before
+    passes = passes_of(plan, model, refiner, lambda model, prompt: model.encode_prompt(prompt))
+    assert [part.num_steps for part in passes] == [steps for steps in (steps_before, 10 - steps_before) if steps]
+
+
+def test_a_refiner_that_is_the_model_itself_changes_nothing(model: Model) -> None:
+    plan = plan_of(sampler="euler", refiner="tiny", refiner_switch=0.5)
+    recorder = Recorder()
+    refined = list(generate(plan, model, recorder, lambda: False, refiner=model))
+    assert np.array_equal(refined[0].pixels, images_of(model, plan_of(sampler="euler"))[0].pixels)
+    assert "refining" in recorder.stages
+    assert recorder.steps[-1] == (4, 4)
+
+
+def test_sides_that_the_model_cannot_have_are_refused_with_those_next_to_them() -> None:
+    with pytest.raises(RequestError, match="use 64 or 80"):
+        plan_of(width=72, height=64, size_step=16)
+
+
 def test_prompts_of_different_lengths_work_together(model: Model) -> None:
     long = "a cat, " * 60
     image = images_of(model, plan_of(prompt=long, negative_prompt="dog"))[0]
@@ -220,12 +266,15 @@ def planned_again(fields: dict[str, object]) -> GenerationPlan:
         description=Description(native_size=128, defaults=Defaults(steps=99, sampler="lcm", guidance_scale=1.5)),
         choices=CHOICES,
         standing=Standing(clip_skip=3, emphasis="ignore", noise_source="cpu"),
+        refiner=ModelName(checkpoint=request.refiner) if request.refiner else None,
     )
 
 
 REQUESTS: list[dict[str, object]] = [
     {},
     {"sampler": "Euler a", "schedule": "Exponential", "guidance_scale": 4.5, "clip_skip": 2},
+    {"refiner": "other", "refiner_switch": 0.65, "guidance_rescale": 0.7, "shift": 2.5},
+    {"refiner": "other", "refiner_switch_timestep": 200},
     {"negative_prompt": "ugly, 1:2\nSteps: 3", "emphasis": "No norm", "noise_source": "CPU", "width": 96, "height": 72},
 ]
 

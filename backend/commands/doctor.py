@@ -128,7 +128,7 @@ def _folder(folder: Path, flag: str) -> Finding:
 
 def _models(settings: Settings) -> Iterator[Finding]:
     hashes = HashCache(settings.data_dir / "hashes.json")
-    library = Library(settings.checkpoint_dirs, settings.vae_dirs, builtin.BUILTIN, hashes)
+    library = Library(settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, builtin.BUILTIN, hashes)
     entries = library.checkpoints()
     for entry in entries:
         if entry.problem:

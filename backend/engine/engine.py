@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.catalog import Catalog
+from backend.engine.components import choose_text_encoders, choose_vae
+from backend.engine.idle import IdleUnloader
 from backend.engine.job import JobState, JobView
 from backend.engine.job_table import KEPT_FINISHED, MAX_QUEUED, JobTable
 from backend.engine.journal import MAX_ATTEMPTS, Journal
-from backend.engine.library import CheckpointEntry, Library, VaeEntry
+from backend.engine.library import CheckpointEntry, Library
 from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
@@ -25,7 +27,7 @@ from backend.engine.runner import JobRunner, Resources
 from backend.engine.settings import Settings
 from backend.errors import RequestError
 from backend.events import JobCancelled, JobQueued
-from backend.families.family import Machine
+from backend.families.family import Description, Machine
 from backend.memory.budget import default_budget
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import policy_for
@@ -79,13 +81,17 @@ class Engine:
         self._publisher = publisher
         self._jobs = JobTable()
         self._preferences = load_preferences(self._preferences_file)
-        if settings.checkpoint is not None:  # the command line wins, until another one is chosen
-            self._preferences = dataclasses.replace(self._preferences, checkpoint=settings.checkpoint)
+        self._preferences = dataclasses.replace(self._preferences, **_said_by(settings))
         self._preferences_lock = threading.Lock()
         resources = Resources(
             library=library, models=self._models, machine=machine, outputs=Outputs(settings.output_dir)
         )
         self._runner = JobRunner(self._jobs, journal, publisher, resources, self.plan, lambda: self.preferences)
+        self._idle = IdleUnloader(
+            lambda: self.preferences.idle_unload_minutes,
+            lambda: self._jobs.running() is not None or self._jobs.num_queued() > 0,
+            self.free_memory,
+        )
         self._take_up_journal()
         self._worker = threading.Thread(target=self._runner.run_until_closed, name="worker", daemon=True)
 
@@ -99,7 +105,9 @@ class Engine:
         """
         catalog = Catalog.builtin()
         hashes = HashCache(settings.data_dir / "hashes.json")
-        library = Library(settings.checkpoint_dirs, settings.vae_dirs, list(catalog.families), hashes)
+        library = Library(
+            settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, list(catalog.families), hashes
+        )
         device = remembered_device(settings.data_dir / "device.json", force_cpu=settings.force_cpu)
         machine = Machine(
             device=device,
@@ -115,6 +123,7 @@ class Engine:
     def start(self) -> None:
         """Begin to work off the queue. Once only."""
         self._worker.start()
+        self._idle.start()
 
     @property
     def device(self) -> DeviceFacts:
@@ -218,13 +227,14 @@ class Engine:
         """What a request whose seed is drawn would compute. Raises RequestError, UnknownName, FileError."""
         preferences = self.preferences
         entry = self.checkpoint(request.checkpoint)
-        vae = self._vae(request, preferences)
-        facts = self._models.describe(entry)
+        # A request that names a checkpoint but no VAE gets the checkpoint's own, so that it is complete by itself.
+        vae = request.vae or (preferences.vae if request.checkpoint is None else None)
+        description = self._models.describe(entry).description
         return resolve(
             request,
-            model=ModelName(checkpoint=entry.name, vae=vae.name if vae else None, use_ema=request.use_ema),
-            refiner=ModelName(checkpoint=self.checkpoint(request.refiner).name) if request.refiner else None,
-            description=facts.description,
+            model=self._complete(entry, description, vae, request),
+            refiner=self._refiner(request),
+            description=description,
             choices=Choices(
                 samplers=self.catalog.samplers,
                 schedules=self.catalog.schedules,
@@ -254,6 +264,7 @@ class Engine:
         What is queued or was running waits in the journal for the next start.
         """
         self._jobs.close()
+        self._idle.close()
         if self._worker.ident is not None:  # it was started
             self._worker.join(timeout)
         if self._worker.is_alive() and (view := self._jobs.running()) is not None:
@@ -264,10 +275,25 @@ class Engine:
     def _preferences_file(self) -> Path:
         return self.settings.data_dir / "preferences.json"
 
-    def _vae(self, request: GenerationRequest, preferences: Preferences) -> VaeEntry | None:
-        """A request that names a checkpoint but no VAE gets the checkpoint's own, so that it is complete by itself."""
-        wanted = request.vae or (preferences.vae if request.checkpoint is None else None)
-        return self.library.find_vae(wanted) if wanted else None
+    def _complete(
+        self, entry: CheckpointEntry, description: Description, vae: str | None, request: GenerationRequest
+    ) -> ModelName:
+        """The checkpoint with the files that it is used with."""
+        chosen = choose_vae(vae, entry, description, self.library)
+        encoders = choose_text_encoders(request.text_encoders, entry, description, self.library)
+        return ModelName(
+            checkpoint=entry.name,
+            vae=chosen.name if chosen else None,
+            use_ema=request.use_ema,
+            text_encoders=tuple(encoder.name for encoder in encoders),
+        )
+
+    def _refiner(self, request: GenerationRequest) -> ModelName | None:
+        if request.refiner is None:
+            return None
+        entry = self.checkpoint(request.refiner)
+        self._models.describe(entry)  # refuses what cannot be used
+        return ModelName(checkpoint=entry.name)
 
     def _pinned(self, request: GenerationRequest) -> GenerationRequest:
         """The request with nothing left open, so that what is changed later does not change what is queued."""
@@ -291,3 +317,13 @@ class Engine:
             elif not view.state.is_final:
                 view = dataclasses.replace(view, state=JobState.QUEUED)
             self._jobs.add(view)
+
+
+def _said_by(settings: Settings) -> dict[str, Any]:
+    """Preferences that the command line has set: it wins, until another value is chosen."""
+    said = {
+        "checkpoint": settings.checkpoint,
+        "idle_unload_minutes": settings.idle_unload_minutes,
+        "compile_networks": settings.compile_networks,
+    }
+    return {name: value for name, value in said.items() if value is not None}

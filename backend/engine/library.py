@@ -1,8 +1,9 @@
-"""What lies on the disk: checkpoints and VAEs, known by their headers, found by the names that people use."""
+"""What lies on the disk: checkpoints, VAEs and text encoders, known by their headers, found by people's names."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,11 @@ from pathlib import Path
 
 from backend.errors import EmulsionError, UnknownName
 from backend.families.family import Family, identify
+from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, HashCache
 from backend.weights.safetensors_file import open_safetensors
 
+_log = logging.getLogger(__name__)
 _WEIGHTS = (".safetensors", ".sft")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")
@@ -43,8 +46,20 @@ class CheckpointEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class VaeEntry:
+    """latent_channels: 0 when the header does not tell."""
+
     name: str
     path: Path
+    latent_channels: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderEntry:
+    """kind: "clip_l", "clip_h", "clip_g" or "t5"."""
+
+    name: str
+    path: Path
+    kind: str
 
 
 class Library:
@@ -54,26 +69,34 @@ class Library:
         self,
         checkpoint_dirs: Sequence[Path],
         vae_dirs: Sequence[Path],
+        text_encoder_dirs: Sequence[Path],
         families: Sequence[Family],
         hashes: HashCache,
     ) -> None:
         self._checkpoint_dirs = tuple(checkpoint_dirs)
         self._vae_dirs = tuple(vae_dirs)
+        self._text_encoder_dirs = tuple(text_encoder_dirs)
         self._families = tuple(families)
         self._hashes = hashes
         self._lock = threading.Lock()
         self._seen: dict[Path, tuple[int, int, CheckpointEntry]] = {}
         self._checkpoints: tuple[CheckpointEntry, ...] = ()
         self._vaes: tuple[VaeEntry, ...] = ()
+        self._text_encoders: tuple[TextEncoderEntry, ...] = ()
         self.refresh()
 
     def refresh(self) -> None:
         """Look at the folders again."""
         checkpoints = [self._entry(name, path) for name, path in _files(self._checkpoint_dirs, _WEIGHTS + _PICKLES)]
-        vaes = [VaeEntry(name=name, path=path) for name, path in _files(self._vae_dirs, _WEIGHTS)]
+        vaes = [
+            VaeEntry(name=name, path=path, latent_channels=_latent_channels(path))
+            for name, path in _files(self._vae_dirs, _WEIGHTS)
+        ]
+        text_encoders = list(_text_encoders(self._text_encoder_dirs))
         with self._lock:
             self._checkpoints = tuple(sorted(checkpoints, key=lambda entry: entry.name.casefold()))
             self._vaes = tuple(sorted(vaes, key=lambda entry: entry.name.casefold()))
+            self._text_encoders = tuple(sorted(text_encoders, key=lambda entry: entry.name.casefold()))
 
     def checkpoints(self) -> list[CheckpointEntry]:
         with self._lock:
@@ -82,6 +105,10 @@ class Library:
     def vaes(self) -> list[VaeEntry]:
         with self._lock:
             return list(self._vaes)
+
+    def text_encoders(self) -> list[TextEncoderEntry]:
+        with self._lock:
+            return list(self._text_encoders)
 
     def find_checkpoint(self, name: str) -> CheckpointEntry:
         """By title, name, file name or the start of its hash. Raises UnknownName, which lists what there is."""
@@ -100,6 +127,14 @@ class Library:
         found = next((entry for entry in entries if _is_called(name.strip(), entry.name, entry.path)), None)
         if found is None:
             raise UnknownName("VAE", name, [entry.name for entry in entries])
+        return found
+
+    def find_text_encoder(self, name: str) -> TextEncoderEntry:
+        """By name or file name. Raises UnknownName."""
+        entries = self.text_encoders()
+        found = next((entry for entry in entries if _is_called(name.strip(), entry.name, entry.path)), None)
+        if found is None:
+            raise UnknownName("text encoder", name, [entry.name for entry in entries])
         return found
 
     def hash(self, entry: CheckpointEntry) -> CheckpointEntry:
@@ -144,6 +179,31 @@ def _look_at(path: Path, families: Sequence[Family]) -> tuple[str, str]:
     if family.load is None:
         return family.name, f"{path.name}: this is a {family.label} file: {family.advice}"
     return family.name, ""
+
+
+def _latent_channels(path: Path) -> int:
+    try:
+        source = open_safetensors(path)
+    except EmulsionError as error:
+        _log.warning("VAE %s", error)
+        return 0
+    for key in source.keys():
+        if key.endswith("decoder.conv_in.weight"):
+            return source.spec(key).shape[1]
+    return 0
+
+
+def _text_encoders(folders: Sequence[Path]) -> Iterator[TextEncoderEntry]:
+    for name, path in _files(folders, _WEIGHTS):
+        try:
+            kind = kind_of_encoder(open_safetensors(path))
+        except EmulsionError as error:
+            _log.warning("Text encoder %s", error)
+            continue
+        if kind is None:
+            _log.warning("%s holds no text encoder that is known; it is not listed", path.name)
+            continue
+        yield TextEncoderEntry(name=name, path=path, kind=kind)
 
 
 def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[str, Path]]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.engine.library import CheckpointEntry, VaeEntry
+from backend.diffusion.guidance import Conditioning
+from backend.engine.library import CheckpointEntry, TextEncoderEntry, VaeEntry
 from backend.errors import UnsupportedCheckpoint
-from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles
+from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
 from backend.registry import Registry
+from backend.text.encoder_layouts import encoders_in
 from backend.weights.safetensors_file import open_safetensors
+from backend.weights.source import WeightSource
 
+_KEPT_PROMPTS = 16  # at most 9 MB each (FLUX.1)
 _KEPT = 4  # models without their weights: some tens of megabytes of names each
 
 
@@ -44,6 +48,7 @@ class Models:
         self._families = families
         self._machine = machine
         self._models: OrderedDict[tuple[str, ...], Model] = OrderedDict()
+        self._prompts: OrderedDict[tuple[Model, Prompt], Conditioning] = OrderedDict()
 
     def describe(self, entry: CheckpointEntry) -> ModelFacts:
         """Facts from the header alone. Raises FileError."""
@@ -62,16 +67,30 @@ class Models:
             metadata=metadata,
         )
 
-    def open(self, entry: CheckpointEntry, vae: VaeEntry | None, *, use_ema: bool = False) -> Model:
+    def open(
+        self,
+        entry: CheckpointEntry,
+        vae: VaeEntry | None = None,
+        text_encoders: Sequence[TextEncoderEntry] = (),
+        *,
+        use_ema: bool = False,
+    ) -> Model:
         """A model; its weights are read when they are first used. Raises FileError."""
         family = self._family(entry)
         assert family.load is not None
         checkpoint = open_safetensors(entry.path)
         external = open_safetensors(vae.path) if vae else None
+        encoders = {encoder.kind: open_safetensors(encoder.path) for encoder in text_encoders}
         # The identity of any tensor is that of its file: path, size and time of change.
-        key = (*(source.identity("") for source in (checkpoint, external) if source), str(use_ema))
+        sources = (checkpoint, external, *encoders.values())
+        key = (*(source.identity("") for source in sources if source), str(use_ema))
         if key not in self._models:
-            files = ModelFiles(checkpoint=checkpoint, vae=external, use_ema=use_ema)
+            files = ModelFiles(
+                checkpoint=checkpoint,
+                vae=external,
+                text_encoders={kind: _text_encoder(source, kind) for kind, source in encoders.items()},
+                use_ema=use_ema,
+            )
             self._models[key] = family.load(files, self._machine)
         self._models.move_to_end(key)
         while len(self._models) > _KEPT:
@@ -80,8 +99,27 @@ class Models:
 
     def forget(self) -> None:
         self._models.clear()
+        self._prompts.clear()
+
+    def encode_prompt(self, model: Model, prompt: Prompt) -> Conditioning:
+        """The model's reading of a prompt, which is remembered: a large text encoder then stays where it is."""
+        key = (model, prompt)
+        if key not in self._prompts:
+            self._prompts[key] = model.encode_prompt(prompt)
+        self._prompts.move_to_end(key)
+        while len(self._prompts) > _KEPT_PROMPTS:
+            self._prompts.popitem(last=False)
+        return self._prompts[key]
 
     def _family(self, entry: CheckpointEntry) -> Family:
         if entry.problem:
             raise UnsupportedCheckpoint(entry.path, entry.problem.removeprefix(f"{entry.path.name}: "))
         return self._families[entry.family]
+
+
+def _text_encoder(file: WeightSource, kind: str) -> WeightSource:
+    """The encoder in a file that was listed as of this kind, under the names of its network."""
+    encoders = encoders_in(file)
+    if kind not in encoders:
+        raise UnsupportedCheckpoint(file.origin, "it changed on the disk and holds another text encoder now.")
+    return encoders[kind]

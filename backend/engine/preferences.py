@@ -14,6 +14,7 @@ from backend.weights.atomic import write_atomically
 
 _log = logging.getLogger(__name__)
 MAX_CLIP_SKIP = 12
+MAX_IDLE_MINUTES = 10_080  # a week
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class Preferences:
 
     checkpoint: title or name, None for the first one; vae: None for the checkpoint's own.
     preview_every: steps between live previews, 0 for none.
+    idle_unload_minutes: after which all weights leave the memory when nothing runs, 0 for never.
+    compile_networks: compile the networks' blocks with torch.compile, which takes minutes once and then saves time.
     Raises RequestError for a value of the wrong kind; names are checked by the engine.
     """
 
@@ -32,6 +35,8 @@ class Preferences:
     noise_source: str = "nv"
     exact_batches: bool = False
     preview_every: int = 1
+    idle_unload_minutes: float = 0.0
+    compile_networks: bool = False
 
     def __post_init__(self) -> None:
         for field, kinds in _KINDS.items():
@@ -42,6 +47,8 @@ class Preferences:
             raise RequestError("clip_skip", f"{self.clip_skip} is outside 1 to {MAX_CLIP_SKIP}")
         if not 0 <= self.preview_every <= 1000:
             raise RequestError("preview_every", f"{self.preview_every} is outside 0 to 1000")
+        if not 0 <= self.idle_unload_minutes <= MAX_IDLE_MINUTES:
+            raise RequestError("idle_unload_minutes", f"{self.idle_unload_minutes} is outside 0 to {MAX_IDLE_MINUTES}")
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -52,6 +59,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "noise_source": (str,),
     "exact_batches": (bool,),
     "preview_every": (int,),
+    "idle_unload_minutes": (int, float),
+    "compile_networks": (bool,),
 }
 
 

@@ -121,13 +121,15 @@ class JobRunner:
         report.stage("loading the model")
         entry = resources.library.find_checkpoint(plan.model.checkpoint)
         vae = resources.library.find_vae(plan.model.vae) if plan.model.vae else None
+        encoders = [resources.library.find_text_encoder(name) for name in plan.model.text_encoders]
         refiner = resources.library.find_checkpoint(plan.refiner.model.checkpoint) if plan.refiner else None
         images = generate(
             plan,
-            resources.models.open(entry, vae, use_ema=plan.model.use_ema),
+            resources.models.open(entry, vae, encoders, use_ema=plan.model.use_ema),
             report,
             lambda: self._jobs.is_cancelled(view.id),
-            refiner=resources.models.open(refiner, None) if refiner else None,
+            refiner=resources.models.open(refiner) if refiner else None,
+            encode_prompt=resources.models.encode_prompt,
             first_image=len(view.images),
             preview_every=self._preferences().preview_every,
             device=resources.machine.device.torch_device,

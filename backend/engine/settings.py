@@ -12,16 +12,18 @@ from typing import Any
 class Settings:
     """Folders, and how the machine is used.
 
-    root: folder of the program. checkpoint_dirs, vae_dirs: searched in this order, with their subfolders;
-    a file among them stands for itself.
+    root: folder of the program. checkpoint_dirs, vae_dirs, text_encoder_dirs: searched in this order, with their
+    subfolders; a file among them stands for itself.
     data_dir: journal, hashes, preferences. checkpoint: name of the one to start with.
     memory_budget: bytes for weights in memory; None leaves it to the free memory.
+    idle_unload_minutes, compile_networks: win over the preferences of these names until those are changed.
     """
 
     root: Path
     models_dir: Path
     checkpoint_dirs: tuple[Path, ...]
     vae_dirs: tuple[Path, ...]
+    text_encoder_dirs: tuple[Path, ...]
     output_dir: Path
     data_dir: Path
     extensions_dir: Path
@@ -30,6 +32,8 @@ class Settings:
     full_precision: bool = False
     low_memory: bool = False
     memory_budget: int | None = None
+    idle_unload_minutes: float | None = None
+    compile_networks: bool | None = None
 
     @classmethod
     def for_root(cls, root: Path, **changes: Any) -> Settings:
@@ -40,6 +44,7 @@ class Settings:
             models_dir=models_dir,
             checkpoint_dirs=(models_dir / "checkpoints",),
             vae_dirs=(models_dir / "vae",),
+            text_encoder_dirs=(models_dir / "text_encoders",),
             output_dir=root / "outputs",
             data_dir=root / "data",
             extensions_dir=root / "extensions",

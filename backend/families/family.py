@@ -43,15 +43,20 @@ class Description:
     """What a header says about how to use a model.
 
     native_size: side, in pixels, of the pictures that it was trained on. size_step: sides are multiples of it.
-    embedded: kinds of text encoders that the file holds; needed: kinds without which it does not run.
+    text_encoders: kinds ("clip_l", "clip_h", "clip_g", "t5") that it can use; embedded: those that the file holds;
+    needed: those without which it does not run. latent_channels: of its autoencoder; has_vae: whether the file has one.
+    has_shift: whether its noise levels can be shifted (flow models).
     """
 
     native_size: int
     defaults: Defaults
     size_step: int = 8
+    text_encoders: tuple[str, ...] = ("clip_l",)
     embedded: tuple[str, ...] = ()
     needed: tuple[str, ...] = ()
+    latent_channels: int = 4
     has_vae: bool = True
+    has_shift: bool = False
     is_refiner: bool = False
 
 

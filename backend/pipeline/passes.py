@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from backend.diffusion.guidance import Conditioning, classifier_free
 from backend.diffusion.levels import Levels
@@ -15,7 +16,7 @@ from backend.errors import RequestError
 from backend.families.family import Model, Prompt
 from backend.pipeline.plan import GenerationPlan, RefinerPlan
 
-EncodePrompt = Callable[[Model, Prompt], Conditioning]
+EncodePrompt: TypeAlias = Callable[[Model, Prompt], Conditioning]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,81 @@
+"""Which VAE and text encoders complete a checkpoint that does not hold them itself, and which ones replace its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backend.engine.library import CheckpointEntry, Library, TextEncoderEntry, VaeEntry
+from backend.errors import RequestError
+from backend.families.family import Description
+
+_LABELS = {"clip_l": "CLIP-L", "clip_h": "OpenCLIP-H", "clip_g": "OpenCLIP-G", "t5": "T5-XXL"}
+
+
+def choose_vae(
+    wanted: str | None, entry: CheckpointEntry, description: Description, library: Library
+) -> VaeEntry | None:
+    """The VAE that was asked for, or the only one that fits a checkpoint without its own; None for its own.
+
+    Raises UnknownName, and RequestError when a VAE is needed and none, or more than one, fits.
+    """
+    if wanted:
+        return library.find_vae(wanted)
+    if description.has_vae:
+        return None
+    fitting = [vae for vae in library.vaes() if vae.latent_channels == description.latent_channels]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise RequestError(
+            "vae",
+            f"{entry.path.name} holds no autoencoder, and no VAE with {description.latent_channels} latent channels "
+            "lies in models/vae. Put the one of this model there and refresh the list",
+        )
+    names = ", ".join(vae.name for vae in fitting)
+    raise RequestError("vae", f"{entry.path.name} holds no autoencoder; choose the VAE of this model ({names})")
+
+
+def choose_text_encoders(
+    wanted: Sequence[str], entry: CheckpointEntry, description: Description, library: Library
+) -> tuple[TextEncoderEntry, ...]:
+    """Those that were asked for, and files for what is still missing, one of each kind.
+
+    Without any that were asked for, kinds that the model can use but does not need are completed, too.
+    Raises UnknownName, and RequestError for a kind that the model cannot use, two of one kind, and one that is needed
+    and not there.
+    """
+    chosen: dict[str, TextEncoderEntry] = {}
+    for name in wanted:
+        encoder = library.find_text_encoder(name)
+        if encoder.kind not in description.text_encoders:
+            usable = ", ".join(_LABELS[kind] for kind in description.text_encoders)
+            raise RequestError(
+                "text_encoders", f"{encoder.name} is {_LABELS[encoder.kind]}; {entry.path.name} reads {usable}"
+            )
+        if encoder.kind in chosen:
+            raise RequestError(
+                "text_encoders",
+                f"{chosen[encoder.kind].name} and {encoder.name} are both {_LABELS[encoder.kind]}; choose one",
+            )
+        chosen[encoder.kind] = encoder
+    completed = description.needed if wanted else (*description.needed, *description.text_encoders)
+    for kind in completed:
+        if kind in chosen or kind in description.embedded:
+            continue
+        found = next((encoder for encoder in library.text_encoders() if encoder.kind == kind), None)
+        if found is not None:
+            chosen[kind] = found
+        elif kind in description.needed:
+            raise RequestError(
+                "text_encoders",
+                f"{entry.path.name} needs a {_LABELS[kind]} text encoder and holds none. Put one into "
+                "models/text_encoders and refresh the list",
+            )
+    if not chosen and not description.embedded and description.text_encoders:
+        usable = ", ".join(_LABELS[kind] for kind in description.text_encoders)
+        raise RequestError(
+            "text_encoders",
+            f"{entry.path.name} holds no text encoder. Put one that it reads ({usable}) into models/text_encoders and "
+            "refresh the list",
+        )
+    return tuple(chosen.values())
