@@ -1,0 +1,68 @@
+"""What diffusion transformers do with tokens: projections to heads, feed-forward layers, patches of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backend.nn.layers import Conv2d, Linear, rows_at_a_time
+
+# Shapes: B batch, N tokens, D width, H heads, C channels, P side of a patch, h x w latent size.
+
+
+class Mlp(nn.Module):
+    """Two layers around a GELU; `fc1` and `fc2` in checkpoints."""
+
+    def __init__(self, dim: int, hidden: int, out_dim: int | None = None) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.fc1 = Linear(dim, hidden)
+        self.fc2 = Linear(hidden, out_dim or dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return by_token(lambda part: self.fc2(gelu(self.fc1(part))), x, self.hidden)
+
+
+class PatchEmbedding(nn.Module):
+    """One token for each P x P patch of latents: [B, C, h, w] -> [B, h / P * w / P, D]."""
+
+    def __init__(self, channels: int, dim: int, patch: int) -> None:
+        super().__init__()
+        self.proj = Conv2d(channels, dim, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """The approximation by a hyperbolic tangent, as the networks were trained with."""
+    return F.gelu(x, approximate="tanh")
+
+
+def by_token(layers: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
+    """Apply layers that see one token at a time to x [B, N, D], so many tokens at a time that `width` numbers for each
+    make one piece."""
+    parts = [layers(part) for part in rows_at_a_time(x.flatten(0, 1), width)]
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return joined.unflatten(0, x.shape[:2])
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each [B, H, N, D / H], of [B, N, 3 * D]."""
+    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return q, k, v
+
+
+def join_heads(attended: Tensor) -> Tensor:
+    """[B, H, N, D / H] -> [B, N, D]."""
+    return attended.transpose(1, 2).flatten(2)
+
+
+def from_patches(tokens: Tensor, like: Tensor, patch: int) -> Tensor:
+    """[B, h / P * w / P, P * P * C], the channels innermost, -> [B, C, h, w] of the size of `like` [B, ..., h, w]."""
+    height, width = like.shape[-2:]
+    grid = tokens.unflatten(1, (height // patch, width // patch)).unflatten(-1, (patch, patch, -1))
+    return grid.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
