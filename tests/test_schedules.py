@@ -1,4 +1,4 @@
-"""Noise levels and schedules against published numbers, diffusers and SciPy; names as people write them."""
+"""Schedules against published numbers, diffusers and SciPy, on levels of all kinds; names as people write them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ import math
 from itertools import pairwise
 
 import pytest
-import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers import AysSchedules
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_edm_dpmsolver_multistep import EDMDPMSolverMultistepScheduler
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from backend.diffusion.beta_distribution import beta_cdf, beta_ppf
+from backend.diffusion.edm_levels import EdmLevels
+from backend.diffusion.flow_levels import FlowLevels, flux_shift
+from backend.diffusion.levels import Levels
 from backend.diffusion.names import resolve_schedule, split_sampler_name
 from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.samplers import BUILTIN as SAMPLERS
@@ -32,38 +40,7 @@ def schedules() -> Registry[Schedule]:
     return Registry("schedule", BUILTIN)
 
 
-def test_levels_span_the_range_of_stable_diffusion():
-    assert LEVELS.sigma_min == pytest.approx(0.02917, abs=5e-6)
-    assert LEVELS.sigma_max == pytest.approx(14.6146, abs=5e-5)
-
-
-@pytest.mark.parametrize(("levels", "rescaled"), [(LEVELS, False), (ZERO_SNR, True)], ids=["plain", "zero-snr"])
-def test_levels_are_those_of_diffusers(levels, rescaled):
-    alpha_bars = DDIMScheduler(**BETAS, rescale_betas_zero_snr=rescaled).alphas_cumprod.double()[:-1]
-    theirs = ((1 - alpha_bars) / alpha_bars).sqrt()
-    assert torch.allclose(torch.tensor(levels.sigmas[:-1], dtype=torch.float64), theirs, rtol=2e-4)
-
-
-def test_zero_terminal_snr_keeps_the_first_level_and_clamps_the_last():
-    assert ZERO_SNR.sigma_min == pytest.approx(LEVELS.sigma_min, rel=1e-9)
-    assert ZERO_SNR.sigma_max == pytest.approx(4518.76, abs=0.01)
-    assert 1 / (1 + ZERO_SNR.sigma_max**2) == pytest.approx(4.8973e-8, rel=1e-4)
-
-
-@pytest.mark.parametrize("levels", [LEVELS, ZERO_SNR], ids=["plain", "zero-snr"])
-def test_timestep_and_sigma_are_inverse(levels):
-    for timestep in (0.0, 0.25, 1.0, 17.5, 500.0, 998.75, 999.0):
-        assert levels.timestep(levels.sigma(timestep)) == pytest.approx(timestep, abs=1e-7)
-
-
-def test_timesteps_are_linear_in_log_sigma_and_clamped():
-    middle = math.sqrt(LEVELS.sigmas[400] * LEVELS.sigmas[401])
-    assert LEVELS.timestep(middle) == pytest.approx(400.5)
-    assert [LEVELS.timestep(sigma) for sigma in (0.0, 0.001, 1e6)] == [0.0, 0.0, 999.0]
-    assert [LEVELS.sigma(timestep) for timestep in (-3.0, 2000.0)] == [LEVELS.sigma_min, LEVELS.sigma_max]
-
-
-# by numpy and SciPy from the definitions, once
+# by numpy and SciPy from the definitions, once; the last two are every second number of the paper's table
 GOLDEN = {
     "normal": [14.6146, 4.0861, 1.6156, 0.6951, 0.0292, 0.0],
     "karras": [14.6146, 4.7965, 1.2741, 0.2479, 0.0292, 0.0],
@@ -71,6 +48,12 @@ GOLDEN = {
     "sgm_uniform": [14.6146, 5.0924, 2.2797, 1.1629, 0.5712, 0.0],
     "simple": [14.6146, 5.0878, 2.2765, 1.1606, 0.5693, 0.0],
     "beta": [14.6146, 7.3718, 2.6152, 1.0273, 0.3955, 0.0],
+    "turbo": [14.6146, 5.0878, 2.2765, 1.1606, 0.5693, 0.0],
+    "sd_turbo": [14.6146, 8.3028, 5.0878, 3.3211, 2.2765, 0.0],
+    "lcm": [14.6146, 5.0878, 2.2765, 1.1606, 0.5693, 0.0],
+    "dmd2": [14.6146, 5.0878, 2.2765, 1.1606, 0.5693, 0.0],
+    "align_your_steps": [14.6146, 3.8610, 1.8860, 0.9630, 0.3990, 0.0],
+    "align_your_steps_sdxl": [14.6146, 3.7710, 1.3420, 0.5550, 0.2340, 0.0],
 }
 
 
@@ -103,15 +86,135 @@ def test_beta_spreads_timesteps_and_not_sigmas():
     assert ours[:-1] == [LEVELS.sigmas[timestep] for timestep in quantiles]
 
 
-@pytest.mark.parametrize("levels", [LEVELS, ZERO_SNR], ids=["plain", "zero-snr"])
+KINDS = {
+    "sd": LEVELS,
+    "zero-snr": ZERO_SNR,
+    "pixart": NoiseLevels.linear(),
+    "flow": FlowLevels(),
+    "sd3": FlowLevels(3.0),
+    "flux": FlowLevels(flux_shift(1024, 1024), 10_000),
+    "edm": EdmLevels(),
+    "cosxl": EdmLevels(sigma_max=120.0),
+}
+
+
+def assert_descends(sigmas: list[float], steps: int, levels: Levels) -> None:
+    assert len(sigmas) == steps + 1
+    assert sigmas[0] <= levels.sigma_max * (1 + 1e-12)
+    assert sigmas[-1] == 0.0
+    assert all(high > low for high, low in pairwise(sigmas))
+
+
+@pytest.mark.parametrize("levels", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("schedule", BUILTIN, ids=lambda schedule: schedule.name)
 def test_schedules_descend_from_the_noisiest_level_to_zero(schedule, levels):
-    for steps in (1, 2, 3, 20, 151, 1000):
+    for steps in (1, 2, 3, 10, 20, 50, 51, 151, *([1000] if levels is LEVELS else [])):
         sigmas = schedule.sigmas(steps, levels)
-        assert len(sigmas) == steps + 1
-        assert sigmas[0] == pytest.approx(levels.sigma_max, rel=1e-12)
-        assert sigmas[-1] == 0.0
-        assert all(high > low for high, low in pairwise(sigmas))
+        assert_descends(sigmas, steps, levels)
+        if (schedule.name, steps) != ("dmd2", 1):
+            assert sigmas[0] == pytest.approx(levels.sigma_max, rel=1e-12)
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(
+    schedule=st.sampled_from(BUILTIN),
+    levels=st.one_of(
+        st.sampled_from(list(KINDS.values())),
+        st.floats(0.2, 30.0).map(FlowLevels),
+        st.tuples(st.floats(1e-3, 0.1), st.floats(1.0, 1000.0)).map(lambda ends: EdmLevels(*ends)),
+    ),
+    steps=st.integers(1, 150),
+)
+def test_no_schedule_stands_still_or_climbs_on_any_levels(schedule: Schedule, levels: Levels, steps: int):
+    assert_descends(schedule.sigmas(steps, levels), steps, levels)
+    shortened = sigmas_for(schedule, steps, levels, discards_penultimate_sigma=True)
+    assert_descends(shortened, steps, levels)
+
+
+def timesteps_of(name: str, steps: int, levels: Levels = LEVELS) -> list[float]:
+    return [levels.timestep(sigma) for sigma in Registry("schedule", BUILTIN)[name].sigmas(steps, levels)[:-1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "timesteps"),
+    [
+        ("turbo", [999]),
+        ("turbo", [999, 499]),
+        ("turbo", [999, 749, 499, 249]),
+        ("turbo", [999, 874, 749, 624, 499, 374, 249, 124]),
+        ("sd_turbo", [999]),
+        ("sd_turbo", [999, 899, 799, 699]),
+        ("sd_turbo", [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]),
+        ("lcm", [999]),
+        ("lcm", [999, 499]),
+        ("lcm", [999, 759, 499, 259]),
+        ("lcm", [999, 879, 759, 639, 499, 379, 259, 139]),
+        ("dmd2", [999, 749, 499, 249]),
+        ("dmd2", [399]),
+    ],
+)
+def test_distilled_models_are_asked_at_the_timesteps_they_were_taught(name, timesteps):
+    assert timesteps_of(name, len(timesteps)) == timesteps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16, 31, 50])
+def test_turbo_and_lcm_grids_are_those_of_diffusers(steps):
+    trailing = EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")
+    trailing.set_timesteps(steps)
+    assert timesteps_of("turbo", steps) == trailing.timesteps.tolist()
+    lcm = LCMScheduler(**BETAS)
+    lcm.set_timesteps(steps)
+    assert timesteps_of("lcm", steps) == lcm.timesteps.tolist()
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5, 28])
+def test_normal_on_flows_is_the_schedule_of_sd3(steps):
+    """Its authors' code, diffusers' and ComfyUI's, which all shift the lowest level twice."""
+    theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    theirs.set_timesteps(steps)
+    ours = Registry("schedule", BUILTIN)["normal"].sigmas(steps, FlowLevels(3.0))
+    assert ours == pytest.approx(theirs.sigmas.tolist(), abs=1e-6)
+    if steps == 5:
+        assert ours == pytest.approx([1, 0.9004, 0.7511, 0.503, 0.0089, 0], abs=5e-5)
+
+
+@pytest.mark.parametrize(("width", "height"), [(512, 512), (768, 1024), (1024, 1024), (1536, 1536)])
+@pytest.mark.parametrize("steps", [4, 28])
+def test_simple_on_flows_is_the_schedule_of_flux(width, height, steps):
+    theirs = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    theirs.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], mu=math.log(flux_shift(width, height)))
+    levels = FlowLevels(flux_shift(width, height), num_levels=10_000)
+    ours = Registry("schedule", BUILTIN)["simple"].sigmas(steps, levels)
+    assert ours == pytest.approx(theirs.sigmas.tolist(), abs=1e-3)  # ours are levels of a ten-thousandth
+    if (width, steps) == (1024, 4):
+        assert ours == pytest.approx([1, 0.9045, 0.7595, 0.5128, 0], abs=5e-5)
+
+
+def test_karras_on_edm_levels_is_the_schedule_of_playground():
+    ours = Registry("schedule", BUILTIN)["karras"].sigmas(5, EdmLevels())
+    assert ours == pytest.approx([80, 17.53, 2.515, 0.170, 0.002, 0], rel=2e-3)
+    theirs = EDMDPMSolverMultistepScheduler()
+    theirs.set_timesteps(20)
+    assert Registry("schedule", BUILTIN)["karras"].sigmas(20, EdmLevels()) == pytest.approx(
+        theirs.sigmas.tolist(), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+def test_sgm_uniform_is_the_schedule_of_pixart(steps):
+    """Its DPMSolver has linspace spacing: steps + 1 even timesteps without the last, rounded to trained ones."""
+    theirs = DPMSolverMultistepScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    theirs.set_timesteps(steps)
+    ours = timesteps_of("sgm_uniform", steps, NoiseLevels.linear())
+    assert ours == pytest.approx(theirs.timesteps.tolist(), abs=0.51)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("ays", "StableDiffusionSigmas"), ("ays_sdxl", "StableDiffusionXLSigmas")]
+)
+def test_ten_steps_of_align_your_steps_are_the_published_ones(name, published):
+    ours = Registry("schedule", BUILTIN)[name].sigmas(10, LEVELS)
+    assert ours == pytest.approx(AysSchedules[published], rel=1e-3)
 
 
 def test_penultimate_sigma_is_dropped_for_samplers_that_ask(schedules):
@@ -140,8 +243,8 @@ def test_automatic_is_the_samplers_own_schedule(schedules):
     dpmpp_2m = Registry("sampler", SAMPLERS)["DPM++ 2M"]
     assert [resolve_schedule(name, dpmpp_2m, schedules).name for name in (None, "", "automatic")] == ["karras"] * 3
     assert resolve_schedule("SGM Uniform", dpmpp_2m, schedules).name == "sgm_uniform"
-    with pytest.raises(UnknownName, match="Align Your Steps"):
-        resolve_schedule("Align Your Steps", dpmpp_2m, schedules)
+    with pytest.raises(UnknownName, match="Polyexponential"):
+        resolve_schedule("Polyexponential", dpmpp_2m, schedules)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +259,10 @@ def test_automatic_is_the_samplers_own_schedule(schedules):
         ("sample_dpmpp_2m", "dpmpp_2m", None),
         ("dpmpp_2m_sde_gpu", "dpmpp_2m_sde", None),
         ("LCM", "lcm", None),
+        ("LCM LCM", "lcm", "automatic"),
+        ("Euler Turbo", "euler", "turbo"),
+        ("Euler SD Turbo", "euler", "sd_turbo"),
+        ("DPM++ 2M Align Your Steps SDXL", "dpmpp_2m", "align_your_steps_sdxl"),
     ],
 )
 def test_names_that_hold_sampler_and_schedule_are_split(text, sampler, schedule, schedules):

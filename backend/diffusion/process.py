@@ -24,7 +24,7 @@ class Process(Protocol):
 
 @dataclass(frozen=True)
 class VarianceExploding:
-    """Data keep their scale and noise is added (eps and v models after Karras et al. 2022, section 3)."""
+    """Data keep their scale and noise is added (eps, v and EDM models; Karras et al. 2022, section 3)."""
 
     def alpha(self, sigma: float) -> float:
         return 1.0
@@ -36,6 +36,16 @@ class RectifiedFlow:
 
     def alpha(self, sigma: float) -> float:
         return 1.0 - sigma
+
+
+def start(process: Process, noise: Tensor, sigma: float, sigma_max: float) -> Tensor:
+    """What a picture from text alone begins with: alpha * 0 + sigma * noise, at sigma_max of the model.
+
+    A run that begins lower (DMD2 in one step) would miss the spread of the data, so noise of unit variance takes their
+    place. At sigma_max the data are lost in the noise. diffusers adds them there as well, 0.2% for Stable Diffusion
+    and 0.008% for EDM; the paper of Karras et al. 2022 and A1111 do not.
+    """
+    return (sigma if sigma >= sigma_max else math.hypot(process.alpha(sigma), sigma)) * noise
 
 
 def half_log_snr(process: Process, sigma: float) -> float:

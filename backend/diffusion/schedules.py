@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from backend.diffusion.align_your_steps import align_your_steps, align_your_steps_sdxl
 from backend.diffusion.beta_distribution import beta_ppf
-from backend.diffusion.levels import Levels
+from backend.diffusion.distilled_schedules import dmd2, lcm_grid, sd_turbo, turbo
+from backend.diffusion.levels import Levels, at_levels
 
 AUTOMATIC = "automatic"  # not a schedule: the choice to take the sampler's own
 
@@ -17,6 +19,7 @@ class Schedule:
     """A registered schedule.
 
     sigmas(steps, levels) gives steps + 1 levels from sigma_max down to 0, none twice; 1 <= steps <= trained levels.
+    The one that begins below sigma_max is DMD2's for one step (see `process.start`).
     """
 
     name: str
@@ -36,19 +39,19 @@ def sigmas_for(
 
 
 def normal(steps: int, levels: Levels) -> list[float]:
-    """Even in the timestep, from the last one to the first."""
-    return _at_timesteps(_evenly(levels.last_timestep, 0, steps), levels)
+    """Even in the level's number, from the last one to the first: for U-Nets in the timestep."""
+    return at_levels(_evenly(levels.num_levels - 1, levels.lowest_index, steps), levels)
 
 
 def sgm_uniform(steps: int, levels: Levels) -> list[float]:
-    """Even in the timestep, where the step to clean data is as long as the others ("trailing")."""
-    return _at_timesteps(_evenly(levels.last_timestep, 0, steps + 1)[:-1], levels)
+    """Even in the level's number, where the step to clean data is about as long as the others ("trailing")."""
+    return at_levels(_evenly(levels.num_levels - 1, levels.lowest_index, steps + 1)[:-1], levels)
 
 
 def simple(steps: int, levels: Levels) -> list[float]:
     """Every (1000 / steps)th trained level, counted from the noisiest."""
     stride = levels.num_levels / steps
-    return _at_timesteps([levels.last_timestep - int(i * stride) for i in range(steps)], levels)
+    return at_levels([levels.num_levels - 1 - int(i * stride) for i in range(steps)], levels)
 
 
 def karras(steps: int, levels: Levels, rho: float = 7.0) -> list[float]:
@@ -64,12 +67,12 @@ def exponential(steps: int, levels: Levels) -> list[float]:
 
 
 def beta(steps: int, levels: Levels, a: float = 0.6, b: float = 0.6) -> list[float]:
-    """Timesteps at quantiles of a beta distribution, dense at both ends (Lee et al. 2024, "Beta Sampling").
+    """Levels at quantiles of a beta distribution, dense at both ends (Lee et al. 2024, "Beta Sampling").
 
-    As in ComfyUI the quantiles are timesteps, rounded to trained ones. A1111's schedule of this name has them on sigma.
+    As in ComfyUI the quantiles are numbers of trained levels. A1111's schedule of this name has them on sigma.
     """
-    quantiles = [beta_ppf(1 - i / steps, a, b) * levels.last_timestep for i in range(steps)]
-    return _at_timesteps(_whole(quantiles), levels)
+    quantiles = [beta_ppf(1 - i / steps, a, b) * (levels.num_levels - 1) for i in range(steps)]
+    return at_levels(_whole(quantiles), levels)
 
 
 BUILTIN = (
@@ -79,6 +82,17 @@ BUILTIN = (
     Schedule(name="sgm_uniform", label="SGM Uniform", aliases=("trailing",), sigmas=sgm_uniform),
     Schedule(name="simple", label="Simple", sigmas=simple),
     Schedule(name="beta", label="Beta", sigmas=beta),
+    Schedule(name="turbo", label="Turbo (trailing)", aliases=("turbo_trailing", "lightning"), sigmas=turbo),
+    Schedule(name="sd_turbo", label="SD Turbo", aliases=("SDTurboScheduler",), sigmas=sd_turbo),
+    Schedule(name="lcm", label="LCM", aliases=("tcd",), sigmas=lcm_grid),
+    Schedule(name="dmd2", label="DMD2", sigmas=dmd2),
+    Schedule(name="align_your_steps", label="Align Your Steps", aliases=("ays",), sigmas=align_your_steps),
+    Schedule(
+        name="align_your_steps_sdxl",
+        label="Align Your Steps SDXL",
+        aliases=("ays_sdxl",),
+        sigmas=align_your_steps_sdxl,
+    ),
 )
 
 
@@ -88,11 +102,7 @@ def _evenly(first: float, last: float, count: int) -> list[float]:
     return [first + (last - first) * i / (count - 1) for i in range(count - 1)] + [last]
 
 
-def _at_timesteps(timesteps: Sequence[float], levels: Levels) -> list[float]:
-    return [*(levels.sigma(timestep) for timestep in timesteps), 0.0]
-
-
-def _whole(timesteps: Sequence[float]) -> list[float]:
-    """Rounded to trained timesteps, unless that would make two steps one: a run has the steps that were asked for."""
-    rounded = [float(round(timestep)) for timestep in timesteps]
-    return rounded if len(set(rounded)) == len(rounded) else list(timesteps)
+def _whole(indices: Sequence[float]) -> list[float]:
+    """Rounded to trained levels, unless that would make two steps one: a run has the steps that were asked for."""
+    rounded = [float(round(index)) for index in indices]
+    return rounded if len(set(rounded)) == len(rounded) else list(indices)

@@ -9,6 +9,7 @@ from backend.diffusion.samplers.euler_ancestral import euler_ancestral
 from backend.diffusion.samplers.heun import heun
 from backend.diffusion.samplers.lcm import lcm
 from backend.diffusion.samplers.sampler import Sample, Sampler
+from backend.diffusion.samplers.tcd import tcd
 
 __all__ = ["BUILTIN", "Sample", "Sampler"]
 
@@ -41,14 +42,15 @@ BUILTIN = (
         default_schedule="karras",
         uses_noise=True,
     ),
-    # Song et al. 2021, equation 12 with eta 0: for eps and v models the same steps as Euler's
+    # Song et al. 2021, equation 12 with eta 0: the same steps as Euler's
     Sampler(name="ddim", label="DDIM", aliases=("k_ddim", "sample_ddim"), sample=euler),
     Sampler(
         name="lcm",
         label="LCM",
         aliases=("k_lcm", "sample_lcm"),
         sample=lcm,
-        default_schedule="sgm_uniform",
+        default_schedule="lcm",
         uses_noise=True,
     ),
+    Sampler(name="tcd", label="TCD", aliases=("sample_tcd",), sample=tcd, default_schedule="lcm", uses_noise=True),
 )
