@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
-
-from torch import nn
+from typing import cast
 
 from backend.diffusion.guidance import Conditioning
 from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.prediction import EpsPrediction, VPrediction
+from backend.errors import KeysDoNotMatch
 from backend.families.family import Defaults, Description, Family, Machine, ModelFiles, Prompt
 from backend.families.file_facts import FileFacts, averaged, external_vae
 from backend.families.known import context_width
 from backend.families.latent_space import LatentScaling, LatentSpace
-from backend.families.parts import network_part
+from backend.families.parts import network_part, target_for
 from backend.families.unet_model import UNET, VAE, UNetModel
 from backend.families.unet_shapes import unet_config_from
-from backend.memory.binding import Target
 from backend.memory.residency import Part
+from backend.nn.clip_text import ClipText
 from backend.text.chunks import compile_chunks
-from backend.text.clip_encoder import (
-    build_text_encoder,
-    encode_prompt,
-    place_positions,
-    text_encoder_config_from,
-    text_encoder_source,
-    with_all_tokens,
-)
+from backend.text.clip_encoder import SD1_CLIP_L, encode_clip, with_all_tokens
 from backend.text.clip_tokenizer import ClipTokenizer
+from backend.text.encoder_config import clip_config_from
+from backend.text.encoder_layouts import CLIP_L, TOKENS, chosen_encoder
 from backend.weights.source import WeightSource, with_prefix
-
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel
 
 LATENT_FACTOR = 0.18215  # Rombach et al. 2022: makes the latents of the published autoencoder about unit variance
 NATIVE_SIZE = 512
 
-_TEXT = "cond_stage_model."
 _TOKEN_IDS = "emulsion.token_ids"
 
 
@@ -68,14 +58,20 @@ def load(files: ModelFiles, machine: Machine) -> UNetModel:
     checkpoint = averaged(files.checkpoint) if files.use_ema else files.checkpoint
     facts = FileFacts(checkpoint)
     unet = with_prefix(checkpoint, UNET)
-    text = _text_part(checkpoint, facts, machine)
+    text = _text_part(files, machine)
     tokenizer = ClipTokenizer.load()
 
     def encode(prompt: Prompt) -> Conditioning:
-        encoder = cast("CLIPTextModel", machine.residency.get(text))
-        compiled = compile_chunks(prompt.emphasis.parse(prompt.text), tokenizer)
-        context = encode_prompt(encoder, compiled, clip_skip=prompt.clip_skip, emphasis=prompt.emphasis)
-        return Conditioning(context=context)
+        encoding = encode_clip(
+            cast(ClipText, machine.residency.get(text)),
+            compile_chunks(prompt.emphasis.parse(prompt.text), tokenizer),
+            SD1_CLIP_L,
+            clip_skip=prompt.clip_skip,
+            emphasis=prompt.emphasis,
+            device=machine.device.torch_device,
+            dtype=machine.policy.text_encoder,
+        )
+        return Conditioning(context=encoding.states)
 
     return UNetModel(
         family="sd1",
@@ -106,19 +102,17 @@ def _defaults(facts: FileFacts) -> Defaults:
     return Defaults(guidance_scale=guidance_scale)
 
 
-def _text_part(checkpoint: WeightSource, facts: FileFacts, machine: Machine) -> Part:
-    source = text_encoder_source(with_prefix(checkpoint, _TEXT))
-    if _TOKEN_IDS in frozenset(checkpoint.keys()):
+def _text_part(files: ModelFiles, machine: Machine) -> Part:
+    checkpoint = files.checkpoint
+    source = chosen_encoder(CLIP_L, checkpoint=checkpoint, separate=files.text_encoders)
+    if source is None:
+        missing = f"cond_stage_model.transformer.text_model.{TOKENS}"
+        raise KeysDoNotMatch(checkpoint.origin, "text encoder", missing=[missing])
+    if _TOKEN_IDS in frozenset(checkpoint.keys()) and CLIP_L not in files.text_encoders:
         source = with_all_tokens(source, checkpoint.read(_TOKEN_IDS))
-    config = text_encoder_config_from(source, heads=facts.number("text_heads", 0) or None)
-
-    def build() -> nn.Module:
-        encoder = build_text_encoder(config)
-        place_positions(encoder, machine.device.torch_device)
-        return encoder
-
-    target = Target(machine.device.torch_device, machine.policy.text_encoder)
-    return network_part("text encoder", source, target, build)
+    config = clip_config_from(source, CLIP_L, heads=FileFacts(source).number("text_heads", 0) or None)
+    target = target_for(machine, machine.policy.text_encoder)
+    return network_part("text encoder", source, target, lambda: ClipText(config))
 
 
 SD1 = Family(

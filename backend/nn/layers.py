@@ -50,6 +50,22 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
+class RMSNorm(nn.RMSNorm):
+    """Scale to a root mean square of 1, then by the weight (Zhang and Sennrich 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, widened(self.weight, x), self.eps)
+
+
+class Embedding(nn.Embedding):
+    """Rows of a table that may lie elsewhere than the ids, on the host for instance: only the rows travel."""
+
+    def forward(self, input: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Rows of `dtype`, or else of the type that the table is stored in, on the device of the ids."""
+        rows = F.embedding(input.to(self.weight.device), self.weight)
+        return rows.to(input.device, dtype or rows.dtype)
+
+
 class SiLU(nn.SiLU):
     def forward(self, input: Tensor) -> Tensor:
         return silu(input)

@@ -1,130 +1,100 @@
-"""CLIP's text encoder: chunks of tokens to the states that a U-Net attends to."""
+"""CLIP's text encoders: chunks of tokens to the states that networks attend to, and to a vector for the whole text."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from backend.errors import KeysDoNotMatch
-from backend.text.chunks import CHUNK_LENGTH, Chunk, CompiledPrompt
+from backend.nn.clip_text import ClipText, ClipTextConfig
+from backend.text.chunks import Chunk, CompiledPrompt
+from backend.text.clip_tokenizer import END_TEXT
 from backend.text.emphasis import EmphasisMode, is_weighted
-from backend.weights.source import Computed, Renamed, TensorSpec, WeightSource
+from backend.text.encoder_layouts import TOKENS
+from backend.weights.source import Computed, TensorSpec, WeightSource
 
-if TYPE_CHECKING:
-    from transformers import CLIPTextModel
-
-# Names of the parts in transformers 5, under which weights are bound, and those of older checkpoints.
-_PREFIXES = ("transformer.text_model.", "text_model.", "transformer.", "")
-_TOKENS = "embeddings.token_embedding.weight"
+_OPEN_CLIP_PADDING = 0  # OpenCLIP pads with the token "!", OpenAI with the end mark
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextEncoderConfig:
-    """What the names and shapes of a checkpoint say about its CLIP text encoder."""
+class ClipReading:
+    """What a family reads from a CLIP text encoder.
 
-    vocabulary: int = 49408
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    positions: int = CHUNK_LENGTH
-
-
-def text_encoder_source(source: WeightSource) -> WeightSource:
-    """The text encoder in a source whose `cond_stage_model.` prefix is taken off, under the names of its network.
-
-    Raises KeysDoNotMatch when there is none.
+    earliest_skip: the layer, counted from the last (1), that is read unless clip skip asks for one before it.
+    final_norm: whether its states pass the norm behind the last layer. padding: the token behind the end mark.
+    is_pooled: whether the vector of the text is read. is_projected: whether that is projected where weights for it are.
+    left_out: layers at the end that the file does not hold.
     """
-    keys = frozenset(source.keys())
-    prefix = next((prefix for prefix in _PREFIXES if prefix + _TOKENS in keys), None)
-    if prefix is None:
-        raise KeysDoNotMatch(source.origin, "text encoder", missing=[f"cond_stage_model.{_PREFIXES[0]}{_TOKENS}"])
 
-    def rename(key: str) -> str | None:
-        if not key.startswith(prefix) or key.endswith("position_ids"):  # position ids are 0, 1, 2 ... in every file
-            return None
-        return key[len(prefix) :]
+    earliest_skip: int = 1
+    left_out: int = 0
+    final_norm: bool = True
+    padding: int = END_TEXT
+    is_pooled: bool = False
+    is_projected: bool = True
 
-    return Renamed(source, rename)
-
-
-def text_encoder_config_from(source: WeightSource, *, heads: int | None = None) -> TextEncoderConfig:
-    """The configuration of a text encoder under the names of its network.
-
-    heads: CLIP has one for every 64 channels; narrow encoders say theirs in the metadata of their file.
-    Raises KeysDoNotMatch.
-    """
-    keys = frozenset(source.keys())
-    needed = (_TOKENS, "embeddings.position_embedding.weight", "encoder.layers.0.mlp.fc1.weight")
-    if missing := [key for key in needed if key not in keys]:
-        raise KeysDoNotMatch(source.origin, "text encoder", missing=missing)
-    (vocabulary, width), (positions, _), (mlp_width, _) = (source.spec(key).shape for key in needed)
-    layers = 0
-    while f"encoder.layers.{layers}.mlp.fc1.weight" in keys:
-        layers += 1
-    return TextEncoderConfig(
-        vocabulary=vocabulary,
-        width=width,
-        layers=layers,
-        heads=heads or max(1, width // 64),
-        mlp_width=mlp_width,
-        positions=positions,
-    )
+    def skip(self, clip_skip: int) -> int:
+        """The layer to read, counted from the last one of the network that is there."""
+        return max(1, max(clip_skip, self.earliest_skip) - self.left_out)
 
 
-def build_text_encoder(config: TextEncoderConfig) -> CLIPTextModel:
-    """transformers' network without memory for its weights, which are to be bound."""
-    from transformers import CLIPTextConfig, CLIPTextModel  # takes seconds to import, and only encoding needs it
-
-    with torch.device("meta"):
-        encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=config.vocabulary,
-                hidden_size=config.width,
-                intermediate_size=config.mlp_width,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                max_position_embeddings=config.positions,
-                hidden_act="quick_gelu",
-            )
-        )
-    return encoder.eval()
+# Clip skip 1 and 2 both mean the layer before the last where that one was trained with: so A1111 and Forge count, whose
+# pictures say "Clip skip: 1" or "2" for it. (For diffusers' pipelines, `clip_skip` counts on from that layer.)
+SD1_CLIP_L = ClipReading()
+SDXL_CLIP_L = ClipReading(earliest_skip=2, final_norm=False)
+SDXL_CLIP_G = ClipReading(earliest_skip=2, final_norm=False, padding=_OPEN_CLIP_PADDING, is_pooled=True)
+SD3_CLIP_L = ClipReading(earliest_skip=2, final_norm=False, is_pooled=True)
+SD3_CLIP_G = SDXL_CLIP_G
+FLUX_CLIP_L = ClipReading(is_pooled=True, is_projected=False)
+_CLIP_H_LAYERS = 24
 
 
-def place_positions(encoder: nn.Module, device: torch.device) -> None:
-    """Fill the buffer of position ids, which no checkpoint holds."""
-    for module in encoder.modules():
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            if name == "position_ids":
-                positions = torch.arange(buffer.shape[-1], device=device)[None]
-                module.register_buffer(name, positions, persistent=False)
+def sd2_clip_h(config: ClipTextConfig) -> ClipReading:
+    """SD 2.x never reads the last of CLIP-H's 24 layers, and diffusers' files of its text encoder do not hold it."""
+    left_out = 1 if config.layers == _CLIP_H_LAYERS - 1 else 0
+    return ClipReading(earliest_skip=2, padding=_OPEN_CLIP_PADDING, left_out=left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipEncoding:
+    """states: [1, 77 * chunks, D] float32. pooled: [1, P] float32 of the first chunk, or None."""
+
+    states: Tensor
+    pooled: Tensor | None
 
 
 @torch.no_grad()
-def encode_prompt(encoder: CLIPTextModel, prompt: CompiledPrompt, *, clip_skip: int, emphasis: EmphasisMode) -> Tensor:
-    """Context [1, 77 * chunks, D] in float32.
+def encode_clip(
+    encoder: ClipText,
+    prompt: CompiledPrompt,
+    reading: ClipReading,
+    *,
+    clip_skip: int,
+    emphasis: EmphasisMode,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> ClipEncoding:
+    """Encode the chunks one at a time, so that a prompt's states do not depend on its other chunks.
 
-    clip_skip: 1 for the last layer's states, 2 for those of the layer before, and so on, each with the final norm.
-    Chunks are encoded one at a time, so that a prompt's states do not depend on its other chunks.
+    clip_skip: 1 for the last layer's states, 2 for those of the layer before, and so on. The pooled vector is always
+    that of the last layer, and emphasis does not act on it. device, dtype: where and in which type is computed.
     """
-    return torch.cat([_encode_chunk(encoder, chunk, clip_skip, emphasis) for chunk in prompt.chunks], dim=1)
-
-
-def _encode_chunk(encoder: CLIPTextModel, chunk: Chunk, clip_skip: int, emphasis: EmphasisMode) -> Tensor:
-    device = next(encoder.parameters()).device
-    output = encoder(input_ids=torch.tensor([chunk.tokens], device=device), output_hidden_states=clip_skip > 1)
-    if clip_skip > 1:
-        states = output.hidden_states
-        assert states is not None
-        last = encoder.final_layer_norm(states[-min(clip_skip, len(states) - 1)])
-    else:
-        last = output.last_hidden_state
-    assert last is not None
-    weights = torch.tensor(chunk.weights, device=device)
-    return emphasis.apply(last.float(), weights) if is_weighted(weights) else last.float()
+    states: list[Tensor] = []
+    pooled: Tensor | None = None
+    for index, chunk in enumerate(prompt.chunks):
+        tokens, end = _padded(chunk, reading.padding)
+        output = encoder(
+            torch.tensor([tokens], device=device),
+            skip=reading.skip(clip_skip),
+            final_norm=reading.final_norm,
+            pooled_at=torch.tensor([end], device=device) if reading.is_pooled and index == 0 else None,
+            project=reading.is_projected,
+            dtype=dtype,
+        )
+        states.append(_emphasised(output.states.float(), chunk, emphasis))
+        pooled = output.pooled.float() if output.pooled is not None else pooled
+    return ClipEncoding(states=torch.cat(states, dim=1), pooled=pooled)
 
 
 def with_all_tokens(source: WeightSource, rows: Tensor) -> WeightSource:
@@ -132,12 +102,28 @@ def with_all_tokens(source: WeightSource, rows: Tensor) -> WeightSource:
 
     The embeddings of the other tokens are zero. A small model saves most of its size that way.
     """
-    spec = source.spec(_TOKENS)
-    full = TensorSpec((TextEncoderConfig().vocabulary, spec.shape[1]), spec.dtype)
+    spec = source.spec(TOKENS)
+    full = TensorSpec((END_TEXT + 1, spec.shape[1]), spec.dtype)
 
     def expand() -> Tensor:
         embedding = torch.zeros(full.shape, dtype=full.dtype)
-        embedding[rows.long()] = source.read(_TOKENS)
+        embedding[rows.long()] = source.read(TOKENS)
         return embedding
 
-    return Computed(source, {_TOKENS: (full, expand, f"all tokens of {source.identity(_TOKENS)}")})
+    return Computed(source, {TOKENS: (full, expand, f"all tokens of {source.identity(TOKENS)}")})
+
+
+def _padded(chunk: Chunk, padding: int) -> tuple[list[int], int]:
+    """The tokens of a chunk, with `padding` behind its first end mark, and the position of that mark.
+
+    An end mark that the prompt spells out is the first, as in A1111; where it is the padding, text may follow it.
+    """
+    end = chunk.tokens.index(END_TEXT)
+    if padding == END_TEXT:
+        return [*chunk.tokens], end
+    return [*chunk.tokens[: end + 1], *[padding] * (len(chunk.tokens) - end - 1)], end
+
+
+def _emphasised(states: Tensor, chunk: Chunk, emphasis: EmphasisMode) -> Tensor:
+    weights = torch.tensor(chunk.weights, device=states.device)
+    return emphasis.apply(states, weights) if is_weighted(weights) else states
