@@ -8,7 +8,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from backend.nn.attention import AttentionPlace, attention
-from backend.nn.flux import Flux, FluxConfig, from_patches, to_patches, token_rotations
+from backend.nn.flux import Flux, FluxConfig, from_patches, is_used_once, to_patches, token_rotations
 from tests.reference_weights import relative_error, with_random_weights
 
 DEV = FluxConfig(
@@ -168,8 +168,9 @@ def test_what_is_used_once_is_not_needed_by_a_step(dev):
     rotation = token_rotations(DEV, 7, 4, 6)
     expected = dev(x, tokens, told, rotation)
     bare = with_random_weights(Flux(DEV))
-    for name in bare.once:
-        bare.get_submodule(name).to("meta")
+    for name, layer in bare.named_modules():
+        if is_used_once(name):
+            layer.to("meta")
     assert torch.equal(bare(x, tokens, told, rotation), expected)
     needed = {name for name, parameter in bare.named_parameters() if not parameter.is_meta}
     assert not any("mod" in name or "_in." in name.removeprefix("img_in.") for name in needed)
@@ -219,6 +220,6 @@ def test_full_size_networks_have_the_published_number_of_parameters(config, para
     with torch.device("meta"):
         network = Flux(config)
     counts = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    once = sum(count for name, count in counts.items() if name.rpartition(".")[0] in network.once)
+    once = sum(count for name, count in counts.items() if is_used_once(name.rpartition(".")[0]))
     assert sum(counts.values()) == parameters
     assert once / parameters == pytest.approx(0.275, abs=0.005)

@@ -33,6 +33,7 @@ from backend.nn.token_layers import by_token, gelu, join_heads, split_heads
 
 PATCH = 2
 _THETA = 10_000.0
+_EMBEDDERS = ("time_in.", "vector_in.", "guidance_in.", "txt_in")
 _GUIDANCE_UNITS = 1000.0  # guidance scales are embedded as timesteps are, which reach 1000
 
 
@@ -63,6 +64,11 @@ class FluxConfig:
         return head_dim - 2 * side, side, side
 
 
+def is_used_once(layer: str) -> bool:
+    """Whether the layer of this name is used by `modulation` and `embed_context`, and not by `forward`."""
+    return is_modulation(layer) or layer.startswith(_EMBEDDERS)
+
+
 class Flux(nn.Module):
     """Predict the velocity from noisy latents, text tokens, and the modulation of a timestep, guidance and text."""
 
@@ -77,16 +83,6 @@ class Flux(nn.Module):
         self.double_blocks = nn.ModuleList(DoubleBlock(config, index) for index in range(config.double_blocks))
         self.single_blocks = nn.ModuleList(SingleBlock(config, index) for index in range(config.single_blocks))
         self.final_layer = FinalLayer(config.width, config.out_channels)
-
-    @property
-    def once(self) -> tuple[str, ...]:
-        """Names of the layers that `modulation` and `embed_context` use, and `forward` does not."""
-        embedders = ("time_in.", "vector_in.", "guidance_in.", "txt_in")
-        return tuple(
-            name
-            for name, module in self.named_modules()
-            if isinstance(module, Linear) and (is_modulation(name) or name.startswith(embedders))
-        )
 
     def modulation(self, timesteps: Tensor, vector: Tensor, guidance: Tensor | None = None) -> Tensor:
         """Shifts, scales and gates [R, S, D] for timesteps [R] in 0..1000, pooled texts [R, vector_dim] and guidance

@@ -35,6 +35,8 @@ from backend.nn.token_layers import Mlp, PatchEmbedding, from_patches, join_head
 # Shapes: B batch, N image tokens, M text tokens, D width, H heads, R rows of (timestep, pooled text), S vectors of
 # modulation (shifts, scales, gates) in the whole network.
 
+_EMBEDDERS = ("t_embedder.", "y_embedder.", "context_embedder")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MMDiTConfig:
@@ -57,6 +59,11 @@ class MMDiTConfig:
     has_query_norm: bool = False
 
 
+def is_used_once(layer: str) -> bool:
+    """Whether the layer of this name is used by `modulation` and `embed_context`, and not by `forward`."""
+    return is_modulation(layer) or layer.startswith(_EMBEDDERS)
+
+
 class MMDiT(nn.Module):
     """Predict the velocity from noisy latents, text tokens, and the modulation of a timestep and a pooled text."""
 
@@ -71,12 +78,6 @@ class MMDiT(nn.Module):
         self.joint_blocks = nn.ModuleList(blocks)
         self.final_layer = FinalLayer(config.width, config.patch**2 * config.out_channels)
         self._num_vectors = [*(block.num_vectors for block in blocks), FinalLayer.num_vectors]
-
-    @property
-    def once(self) -> tuple[str, ...]:
-        """Names of the layers that `modulation` and `embed_context` use, and `forward` does not."""
-        embedders = ("t_embedder.mlp.0", "t_embedder.mlp.2", "y_embedder.mlp.0", "y_embedder.mlp.2", "context_embedder")
-        return (*embedders, *(name for name, _ in self.named_modules() if is_modulation(name)))
 
     def modulation(self, timesteps: Tensor, vector: Tensor) -> Tensor:
         """Shifts, scales and gates [R, S, D] for timesteps [R] in 0..1000 and pooled texts [R, vector_dim]."""

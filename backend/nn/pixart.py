@@ -23,6 +23,7 @@ from backend.nn.token_layers import Mlp, PatchEmbedding, from_patches, join_head
 # R rows of (timestep, sizes).
 
 _NUM_VECTORS = 6
+_EMBEDDERS = ("t_embedder.", "t_block.", "y_embedder.", "csize_embedder.", "ar_embedder.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,11 @@ class PixArtConfig:
     is_told_sizes: bool = False
 
 
+def is_used_once(layer: str) -> bool:
+    """Whether the layer of this name is used by `modulation` and `embed_context`, and not by `forward`."""
+    return layer.startswith(_EMBEDDERS)
+
+
 class PixArt(nn.Module):
     """Predict the noise from noisy latents, text tokens, and the modulation of a timestep."""
 
@@ -58,13 +64,6 @@ class PixArt(nn.Module):
         self.ar_embedder = Embedder(NUMBER_WIDTH, config.width // 3) if config.is_told_sizes else None
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.blocks))
         self.final_layer = FinalLayer(config)
-
-    @property
-    def once(self) -> tuple[str, ...]:
-        """Names of the layers that `modulation` and `embed_context` use, and `forward` does not."""
-        embedders = ("t_embedder.", "t_block.", "y_embedder.", "csize_embedder.", "ar_embedder.")
-        names = (name for name, module in self.named_modules() if isinstance(module, Linear))
-        return tuple(name for name in names if name.startswith(embedders))
 
     def modulation(self, timesteps: Tensor, sizes: Tensor, dtype: torch.dtype) -> Tensor:
         """Shifts, scales and gates [R, 7, D] in `dtype` for timesteps [R] in 0..999. The seventh is the embedding of
