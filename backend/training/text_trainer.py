@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
+from backend.nn.clip_text import ClipText, ClipTextConfig
 from backend.text.clip_tokenizer import BEGIN_TEXT, END_TEXT, ClipTokenizer
 from backend.training.autoencoder_trainer import learning_rate_factor
 from backend.training.concepts import COLOURS, CONCEPTS, STYLES, Caption
@@ -58,29 +58,35 @@ class Vocabulary:
         return ([0, *body[: LENGTH - 2]] + [1] * LENGTH)[:LENGTH]
 
 
-def new_text_encoder(vocabulary: Vocabulary) -> CLIPTextModel:
-    config = CLIPTextConfig(
-        vocab_size=len(vocabulary.token_ids) + 1,
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
+def new_text_encoder(vocabulary: Vocabulary) -> ClipText:
+    """A network that starts as CLIP did: layers that write to the sum of all shrink with the number of them."""
+    config = ClipTextConfig(
+        vocabulary=len(vocabulary.token_ids) + 1,
+        width=WIDTH,
+        layers=LAYERS,
+        heads=HEADS,
+        mlp_width=4 * WIDTH,
+        positions=LENGTH,
     )
-    return CLIPTextModel(config)
+    encoder = ClipText(config)
+    inner = WIDTH**-0.5 * (2 * LAYERS) ** -0.5
+    spreads = {"embedding": 0.02, "out_proj": WIDTH**-0.5, "fc1": (2 * WIDTH) ** -0.5, "_proj": inner, "fc2": inner}
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=next(std for end, std in spreads.items() if name.endswith(end)))
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    return encoder
 
 
-def train_text_encoder(captions: Sequence[Caption], vocabulary: Vocabulary, training: TextTraining) -> CLIPTextModel:
+def train_text_encoder(captions: Sequence[Caption], vocabulary: Vocabulary, training: TextTraining) -> ClipText:
     """Train a text encoder to tell the concept, the colour and the style that captions name."""
     torch.manual_seed(training.seed)
     rng = random.Random(training.seed)
     encoder, heads = new_text_encoder(vocabulary), nn.Linear(WIDTH, sum(_CLASSES))
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=1e-2)
-    embedding = encoder.get_input_embeddings()
-    assert isinstance(embedding, nn.Embedding)
+    embedding = encoder.embeddings.token_embedding
     for step in range(training.steps):
         for group in optimizer.param_groups:
             factor = learning_rate_factor(step, training.steps, warm_up=50, decay_from=0.5)
@@ -103,9 +109,9 @@ def train_text_encoder(captions: Sequence[Caption], vocabulary: Vocabulary, trai
 
 
 @torch.no_grad()
-def contexts_of(encoder: CLIPTextModel, rows: Tensor, batch: int = 64) -> Tensor:
+def contexts_of(encoder: ClipText, rows: Tensor, batch: int = 64) -> Tensor:
     """Contexts [N, 77, 128], in bfloat16, of N rows of tokens."""
-    return torch.cat([encoder(input_ids=part).last_hidden_state.bfloat16() for part in rows.split(batch)])
+    return torch.cat([encoder(part).states.bfloat16() for part in rows.split(batch)])
 
 
 def _labels(caption: Caption) -> list[int]:
@@ -116,8 +122,8 @@ def _labels(caption: Caption) -> list[int]:
     ]
 
 
-def _loss(encoder: CLIPTextModel, heads: nn.Module, rows: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    states = encoder(input_ids=rows).last_hidden_state  # [B, 77, 128]
+def _loss(encoder: ClipText, heads: nn.Module, rows: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+    states = encoder(rows).states  # [B, 77, 128]
     index = rows.shape[1] - 1 - torch.arange(0, 60, 6)  # every sixth state, all behind the end mark of our captions
     index = torch.cat([index.expand(len(rows), -1), rows.eq(1).int().argmax(dim=1, keepdim=True)], dim=1)
     logits = heads(states.gather(1, index[..., None].expand(-1, -1, states.shape[-1])))
