@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -84,62 +84,117 @@ def classifier_free(
     uncond: Conditioning | None,
     scale: float,
     *,
+    rescale: float = 0.0,
+    sequential: bool = False,
     exact_batches: bool = False,
 ) -> Network:
     """The network with its conditioning bound: uncond + scale * (cond - uncond), combined in float32.
 
-    The prediction of every kind is linear in x0, so this equals guidance on x0. cond and uncond are one call of 2B
-    images, or two calls when their contexts differ in length. At scale 1, uncond is not evaluated and may be None.
+    The prediction of every kind is linear in x0, so this equals guidance on x0. At scale 1, uncond is not evaluated
+    and may be None. rescale: see `rescaled`.
+    sequential: one call of the network for each conditioning, which takes less memory than one call for both; equal up
+    to rounding. It is done anyway when their contexts differ in length.
     exact_batches: call the network once per image, so that an image's bytes do not depend on the others in its batch.
 
     Raises ValueError when uncond is None at another scale.
     """
-    if exact_batches:
-        return _image_by_image(network, cond, uncond, scale)
+
+    def combine(predictions: Sequence[Tensor]) -> Tensor:
+        for_uncond, for_cond = predictions
+        return rescaled(for_uncond + scale * (for_cond - for_uncond), for_cond, rescale)
+
     if scale == 1:
-        return lambda x, timesteps: network(x, timesteps, cond)
+        return _bound(network, [cond], _only, sequential, exact_batches)
     if uncond is None:
         raise ValueError(f"guidance of scale {scale} needs an unconditional conditioning")
-    if not fit_together(cond, uncond):
-        return _apart(network, cond, uncond, scale)
-    both = stacked(uncond, cond)
-
-    def guided(x: Tensor, timesteps: Tensor) -> Tensor:
-        predicted = network(torch.cat([x, x]), torch.cat([timesteps, timesteps]), both).float()
-        for_uncond, for_cond = predicted.chunk(2)
-        return for_uncond + scale * (for_cond - for_uncond)
-
-    return guided
+    return _bound(network, [uncond, cond], combine, sequential, exact_batches)
 
 
-def _apart(network: ConditionedNetwork, cond: Conditioning, uncond: Conditioning, scale: float) -> Network:
-    def guided(x: Tensor, timesteps: Tensor) -> Tensor:
-        for_uncond, for_cond = (network(x, timesteps, part).float() for part in (uncond, cond))
-        return for_uncond + scale * (for_cond - for_uncond)
-
-    return guided
-
-
-def _image_by_image(
-    network: ConditionedNetwork, cond: Conditioning, uncond: Conditioning | None, scale: float
+def image_and_text(
+    network: ConditionedNetwork,
+    cond: Conditioning,
+    uncond: Conditioning,
+    *,
+    image_scale: float,
+    text_scale: float,
+    rescale: float = 0.0,
+    sequential: bool = False,
+    exact_batches: bool = False,
 ) -> Network:
-    groups = cond.groups
-    singles = [
-        classifier_free(network, cond.group(index), None if uncond is None else uncond.group(index), scale)
-        for index in range(groups)
-    ]
+    """Guidance by an image and by a text, of InstructPix2Pix (Brooks et al. 2023, equation 3).
+
+    nothing + image_scale * (image - nothing) + text_scale * (both - image), where the network is given neither, the
+    image alone, and the image with the text. cond and uncond hold the image; without it, it is zeros.
+
+    Raises ValueError when they do not hold an image.
+    """
+    if cond.image is None or uncond.image is None:
+        raise ValueError("guidance by an image needs conditionings with an image")
+    if image_scale == 1:  # nothing cancels
+        return classifier_free(
+            network, cond, uncond, text_scale, rescale=rescale, sequential=sequential, exact_batches=exact_batches
+        )
+    nothing = dataclasses.replace(uncond, image=torch.zeros_like(uncond.image))
+
+    def combine(predictions: Sequence[Tensor]) -> Tensor:
+        for_nothing, for_image, for_both = predictions
+        guided = for_nothing + image_scale * (for_image - for_nothing) + text_scale * (for_both - for_image)
+        return rescaled(guided, for_both, rescale)
+
+    return _bound(network, [nothing, uncond, cond], combine, sequential, exact_batches)
+
+
+def rescaled(guided: Tensor, for_cond: Tensor, share: float) -> Tensor:
+    """`guided`, of which `share` (0..1) has the standard deviation, per image, of the conditional prediction.
+
+    Against the glaring pictures of zero-terminal-SNR models, with 0.7 (Lin et al. 2023, equations 15 and 16).
+    """
+    if share == 0:
+        return guided
+    dims = (1, 2, 3)
+    ratio = for_cond.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
+    return guided * (share * ratio + (1 - share))
+
+
+_Combine: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+
+
+def _only(predictions: Sequence[Tensor]) -> Tensor:
+    return predictions[0]
+
+
+def _bound(
+    network: ConditionedNetwork, parts: Sequence[Conditioning], combine: _Combine, sequential: bool, exact_batches: bool
+) -> Network:
+    """The predictions for the same x under all of `parts`, combined in float32."""
+    if exact_batches:
+        groups = max(part.groups for part in parts)
+        alone = ([part.group(index) for part in parts] for index in range(groups))
+        return _image_by_image([_bound(network, each, combine, sequential, False) for each in alone])
+    if len(parts) > 1 and not sequential and fit_together(*parts):
+        return _together(network, parts, combine)
+    return lambda x, timesteps: combine([network(x, timesteps, part).float() for part in parts])
+
+
+def _together(network: ConditionedNetwork, parts: Sequence[Conditioning], combine: _Combine) -> Network:
+    count, all_parts = len(parts), stacked(*parts)
 
     def guided(x: Tensor, timesteps: Tensor) -> Tensor:
-        per_group = x.shape[0] // groups
-        images = [
-            singles[index // per_group](x[index : index + 1], timesteps[index : index + 1])
-            for index in range(x.shape[0])
-        ]
-        return torch.cat(images)
+        predicted = network(x.repeat(count, 1, 1, 1), timesteps.repeat(count), all_parts).float()
+        return combine(predicted.chunk(count))
+
+    return guided
+
+
+def _image_by_image(groups: Sequence[Network]) -> Network:
+    def guided(x: Tensor, timesteps: Tensor) -> Tensor:
+        per_group = x.shape[0] // len(groups)
+        images = zip(x.split(1), timesteps.split(1), strict=True)
+        return torch.cat([groups[index // per_group](*image) for index, image in enumerate(images)])
 
     return guided
 
 
 def _shape(part: Conditioning) -> tuple[object, ...]:
     optional = (part.vector, part.mask, part.image)
-    return (part.context.shape, *(None if tensor is None else tensor.shape for tensor in optional))
+    return (part.guidance, part.context.shape, *(None if tensor is None else tensor.shape for tensor in optional))
