@@ -3,11 +3,15 @@
 A float32 network can so run straight from a float16 file: its weights stay where the file is mapped, take no memory,
 and are widened when they are used, which is exact. Whoever binds the weights decides. With weights of the computed type
 the layers do what PyTorch's do.
+
+The weights of linear layers, convolutions and embeddings may also be packed: rows of bytes, and a function that makes
+numbers of them (see `Packed`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +22,20 @@ from torch import Tensor, nn
 _PIECE_BYTES = 20 * 2**20
 _FEW_PIXELS = 128 * 128
 _MIN_PIECE = 64  # rows or outputs; the kernels compute blocks of 16 to 64
+_UNPACKED_AT_ONCE = 2**24  # numbers, on other devices than a CPU; unpacking takes several times their memory
 
 
-class Linear(nn.Linear):
+class Packed:
+    """A layer whose `weight` may be held as rows of bytes: one row [row_bytes] of uint8 for each output or token.
+
+    unpack_weight: makes numbers [R, ...] of a type, the second argument, from rows [R, row_bytes], the first, on their
+    device; None for a weight that is held as numbers.
+    """
+
+    unpack_weight: Callable[[Tensor, torch.dtype], Tensor] | None = None
+
+
+class Linear(Packed, nn.Linear):
     """Computes a part of its outputs at a time where weights are large."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -28,7 +43,7 @@ class Linear(nn.Linear):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(Packed, nn.Conv2d):
     """Computes a part of its output channels at a time where weights are large."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -57,12 +72,14 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, widened(self.weight, x), self.eps)
 
 
-class Embedding(nn.Embedding):
+class Embedding(Packed, nn.Embedding):
     """Rows of a table that may lie elsewhere than the ids, on the host for instance: only the rows travel."""
 
     def forward(self, input: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Rows of `dtype`, or else of the type that the table is stored in, on the device of the ids."""
+        """Rows of `dtype` on the device of the ids, or of the type that the table is stored in, float32 if packed."""
         rows = F.embedding(input.to(self.weight.device), self.weight)
+        if self.unpack_weight:
+            rows = self.unpack_weight(rows.flatten(0, -2), dtype or torch.float32).unflatten(0, input.shape)
         return rows.to(input.device, dtype or rows.dtype)
 
 
@@ -116,16 +133,40 @@ def _precise_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor
     return torch.addcmul(shift.view(batch, channels, 1, 1), x, scale.view(batch, channels, 1, 1))
 
 
-def _parts(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _parts(layer: Linear | Conv2d, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Weight and bias, widened, for so many outputs at a time that the weights make one piece."""
     weight, bias = layer.weight, layer.bias
-    step = _fitting(weight[0].numel() * x.dtype.itemsize)
+    step = _fitting(_row_numbers(layer) * x.dtype.itemsize)
     if step >= weight.shape[0] or not _in_pieces(x):
-        yield widened(weight, x), None if bias is None else widened(bias, x)
+        yield _whole_weight(layer, x), None if bias is None else widened(bias, x)
         return
     for start in range(0, weight.shape[0], step):
         outputs = slice(start, start + step)
-        yield widened(weight[outputs], x), None if bias is None else widened(bias[outputs], x)
+        yield _weight_rows(layer, outputs, x), None if bias is None else widened(bias[outputs], x)
+
+
+def _weight_rows(layer: Linear | Conv2d, outputs: slice, x: Tensor) -> Tensor:
+    if layer.unpack_weight is None:
+        return widened(layer.weight[outputs], x)
+    rows = layer.unpack_weight(layer.weight[outputs], x.dtype)
+    return rows.contiguous(memory_format=torch.channels_last) if rows.dim() == 4 and rows.shape[-1] > 1 else rows
+
+
+def _whole_weight(layer: Linear | Conv2d, x: Tensor) -> Tensor:
+    """All rows; packed ones a part at a time, so that what unpacking needs beside its result stays small."""
+    if layer.unpack_weight is None:
+        return widened(layer.weight, x)
+    num_rows, step = layer.weight.shape[0], max(1, _UNPACKED_AT_ONCE // _row_numbers(layer))
+    if num_rows <= step:
+        return _weight_rows(layer, slice(num_rows), x)
+    return torch.cat([_weight_rows(layer, slice(start, start + step), x) for start in range(0, num_rows, step)])
+
+
+def _row_numbers(layer: Linear | Conv2d) -> int:
+    """How many numbers of the weight make one output."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
 
 
 def _in_pieces(x: Tensor) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Unpack = Callable[[Tensor, torch.dtype], Tensor]
 
@@ -29,11 +29,10 @@ class Packing:
 
 @runtime_checkable
 class Packable(Protocol):
-    """A layer (backend/nn) that unpacks its weight when it uses it.
+    """A layer (backend/nn) that can unpack its parameter `weight` when it uses it.
 
-    To hold it packed, set `weight` to a Parameter [rows, row_bytes] of uint8 without gradient and `unpack_weight` to
-    the packing's `unpack`; to hold it plain, `unpack_weight` is None. The shape of an unpacked weight is unknown to it.
+    To hold it packed, `weight` is a Parameter [rows, row_bytes] of uint8 without gradient and `unpack_weight` the
+    packing's `unpack`; to hold it plain, `unpack_weight` is None.
     """
 
-    weight: nn.Parameter
     unpack_weight: Unpack | None

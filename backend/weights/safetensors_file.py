@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backend.errors import OutputError
 from backend.weights.atomic import atomic_file
+from backend.weights.fp8 import FP8, Fp8, Fp8Rows
 from backend.weights.packing import Packing
 from backend.weights.safetensors_header import DTYPES, Header, is_possible_name, read_header
 from backend.weights.source import TensorSpec, bytes_of
@@ -38,6 +39,7 @@ class SafetensorsFile:
         self.metadata: Mapping[str, str] = header.metadata
         self._entries = header.entries
         self._file = file
+        self._fp8 = {dtype: Fp8(dtype) for dtype in FP8}
 
     def keys(self) -> Sequence[str]:
         return tuple(self._entries)
@@ -64,13 +66,20 @@ class SafetensorsFile:
         row_bytes = spec.num_bytes // max(1, shape[0])
         step = max(1, _BLOCK // max(1, row_bytes)) * row_bytes
         for start, block in self._file.blocks(begin, spec.num_bytes, max(1, step)):
-            numbers = block.view(spec.dtype).view(-1, *shape[1:])
+            numbers = self._numbers(block, spec.dtype, out.dtype).view(-1, *shape[1:])
             first = start // row_bytes
             rows[first : first + numbers.shape[0]].copy_(numbers)
 
+    def _numbers(self, block: Tensor, stored: torch.dtype, wanted: torch.dtype) -> Tensor:
+        is_widened = stored in self._fp8 and wanted.is_floating_point and wanted.itemsize > 1
+        return self._fp8[stored](block, wanted) if is_widened else block.view(stored)
+
     def packing(self, key: str) -> Packing | None:
-        self.spec(key)
-        return None
+        spec = self.spec(key)
+        if spec.dtype not in self._fp8 or len(spec.shape) < 2 or not spec.num_elements:
+            return None
+        unpack = Fp8Rows(self._fp8[spec.dtype], spec.shape[1:])
+        return Packing(name=str(spec.dtype).removeprefix("torch."), row_bytes=unpack.row_bytes, unpack=unpack)
 
     def storage_bytes(self, key: str) -> int:
         return self.spec(key).num_bytes
