@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from backend.errors import KeysDoNotMatch
+from backend.families.shapes import Shapes
 from backend.nn.autoencoder import AutoencoderConfig
 from backend.nn.unet import UNetConfig
 from backend.weights.source import WeightSource
@@ -18,7 +19,7 @@ def unet_config_from(
     Head counts and normalisation groups leave no trace in the shapes, so they are given.
     Raises KeysDoNotMatch when the names that every U-Net has are missing.
     """
-    shapes = _Shapes(source, "U-Net")
+    shapes = Shapes(source, "U-Net")
     model_channels, in_channels = shapes["input_blocks.0.0.weight"][:2]
     channel_mult, num_res_blocks, input_depths = _way_down(shapes, model_channels)
     output_depths = _way_up(shapes)
@@ -49,7 +50,7 @@ def unet_config_from(
     return config
 
 
-def _way_down(shapes: _Shapes, model_channels: int) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+def _way_down(shapes: Shapes, model_channels: int) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
     """Channels of each level in units of the first, residual blocks a level, transformer blocks behind each."""
     channel_mult: list[int] = []
     blocks: list[int] = [0]
@@ -76,13 +77,13 @@ def _way_down(shapes: _Shapes, model_channels: int) -> tuple[tuple[int, ...], in
     return tuple(channel_mult), blocks[0], tuple(depths)
 
 
-def _way_up(shapes: _Shapes) -> tuple[int, ...]:
+def _way_up(shapes: Shapes) -> tuple[int, ...]:
     """Transformer blocks behind each residual block of the way up."""
     num_blocks = shapes.count("output_blocks.", ".0.in_layers.0.weight")
     return tuple(_depth(shapes, f"output_blocks.{index}") for index in range(num_blocks))
 
 
-def _depth(shapes: _Shapes, block: str) -> int:
+def _depth(shapes: Shapes, block: str) -> int:
     return shapes.count(f"{block}.1.transformer_blocks.", ".norm1.weight")
 
 
@@ -91,7 +92,7 @@ def autoencoder_config_from(source: WeightSource, *, norm_groups: int) -> Autoen
 
     Raises KeysDoNotMatch when the names that every autoencoder has are missing.
     """
-    shapes = _Shapes(source, "autoencoder")
+    shapes = Shapes(source, "autoencoder")
     channels, in_channels = shapes["encoder.conv_in.weight"][:2]
     levels = shapes.count("encoder.down.", ".block.0.conv1.weight")
     return AutoencoderConfig(
@@ -105,27 +106,3 @@ def autoencoder_config_from(source: WeightSource, *, norm_groups: int) -> Autoen
         norm_groups=norm_groups,
         has_quant_conv="post_quant_conv.weight" in shapes,
     )
-
-
-class _Shapes:
-    """Shapes by key; a missing key is the file's fault and is told as such."""
-
-    def __init__(self, source: WeightSource, part: str) -> None:
-        self.source = source
-        self._part = part
-        self._keys = frozenset(source.keys())
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._keys
-
-    def __getitem__(self, key: str) -> tuple[int, ...]:
-        if key not in self._keys:
-            raise KeysDoNotMatch(self.source.origin, self._part, missing=[key])
-        return self.source.spec(key).shape
-
-    def count(self, prefix: str, suffix: str) -> int:
-        """How many consecutive numbers n, from 0, make `prefix` n `suffix` a key."""
-        number = 0
-        while f"{prefix}{number}{suffix}" in self._keys:
-            number += 1
-        return number
