@@ -15,7 +15,7 @@ from backend.families.diffusers_layout import autoencoder_in_ldm_layout, unet_in
 from backend.families.unet_shapes import autoencoder_config_from, unet_config_from
 from backend.nn.attention import AttentionPlace, attention
 from backend.nn.autoencoder import Autoencoder, AutoencoderConfig, decode_sliced, decode_tiled
-from backend.nn.unet import UNet, UNetConfig, timestep_embedding
+from backend.nn.unet import UNet, UNetConfig, timestep_embedding, used_once
 from backend.weights.source import InMemory
 
 UNET = UNetConfig(model_channels=32, context_dim=24, num_heads=4, norm_groups=8)
@@ -225,7 +225,7 @@ def test_keys_and_values_computed_once_give_the_same_to_the_bit(dtype, images):
     unet = with_random_weights(UNet(UNET)).to(dtype)
     context = torch.randn(2, 11, 24, dtype=dtype)
     kept = unet.keys_values(context)
-    for name in unet.once():
+    for name in used_once(unet.state_dict()):
         unet.get_submodule(name).to("meta")  # a forward that used one of them would fail
 
     x, timesteps = torch.randn(images, 4, 8, 8, dtype=dtype), torch.linspace(1, 999, images)
@@ -234,7 +234,7 @@ def test_keys_and_values_computed_once_give_the_same_to_the_bit(dtype, images):
 
 
 def test_layers_that_run_once_are_those_of_cross_attention(unet):
-    names = unet.once()
+    names = used_once(unet.state_dict())
     assert len(names) == len(set(names)) == 32
     assert all(unet.get_submodule(name).in_features == UNET.context_dim for name in names)
 

@@ -6,7 +6,7 @@ Architecture: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -167,18 +167,8 @@ class UNet(nn.Module):
 
     def keys_values(self, context: Tensor) -> KeysValues:
         """What all layers attend to of a context [G, M, context_dim], which is the same at every step."""
-        return {block.attn2.place.block: block.attn2.keys_values(context) for block in self._transformer_blocks()}
-
-    def once(self) -> tuple[str, ...]:
-        """Names of the layers that `keys_values` uses and a forward with its result does not."""
-        return tuple(
-            f"{block.attn2.place.block}.attn2.{layer}"
-            for block in self._transformer_blocks()
-            for layer in ("to_k", "to_v")
-        )
-
-    def _transformer_blocks(self) -> list[TransformerBlock]:
-        return [module for module in self.modules() if isinstance(module, TransformerBlock)]
+        blocks = [module for module in self.modules() if isinstance(module, TransformerBlock)]
+        return {block.attn2.place.block: block.attn2.keys_values(context) for block in blocks}
 
 
 class TimeEmbedding(nn.Sequential):
@@ -361,6 +351,12 @@ class GatedProjection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
+
+
+def used_once(parameters: Iterable[str]) -> tuple[str, ...]:
+    """Of the layers of a U-Net, by the names of its parameters, those that only `keys_values` uses."""
+    once = (".attn2.to_k.weight", ".attn2.to_v.weight")
+    return tuple(name.removesuffix(".weight") for name in parameters if name.endswith(once))
 
 
 def timestep_embedding(timesteps: Tensor, width: int) -> Tensor:
