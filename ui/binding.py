@@ -19,7 +19,10 @@ Values: TypeAlias = Mapping[Component, Any]
 # A field that is left empty is not part of the request, and the model, or the user's preferences, decide.
 _EMPTY = (None, "")
 _TEXTS = frozenset({"prompt", "negative_prompt"})
-_WHOLE = frozenset({"steps", "width", "height", "seed", "batch_size", "batch_count", "clip_skip"})
+_WHOLE = frozenset(
+    {"steps", "width", "height", "seed", "batch_size", "batch_count", "clip_skip", "refiner_switch_timestep"}
+)
+_OPEN_NUMBERS = _WHOLE | {"guidance_scale", "distilled_guidance", "shift"}  # a form shows them empty as None
 _NAMES = frozenset(field.name for field in dataclasses.fields(GenerationRequest))
 
 
@@ -63,6 +66,6 @@ def _whole(name: str, value: Any) -> Any:
 def _as_shown(name: str, value: Any) -> Any:
     if name == "seed":
         return "" if value in (None, RANDOM_SEED) else str(value)
-    if value is None and name not in _WHOLE:
-        return None if name == "guidance_scale" else ""
-    return value
+    if value is None and name not in _OPEN_NUMBERS:
+        return ""
+    return list(value) if isinstance(value, tuple) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from backend.engine.components import ENCODER_LABELS
 from backend.engine.engine import Engine
 from backend.engine.library import CheckpointEntry
 from backend.errors import EmulsionError
@@ -19,7 +20,14 @@ def choices_of(engine: Engine, checkpoint: str) -> dict[str, Choices]:
     """Every list, as it is at this moment; `checkpoint` decides what the model's own sampler is."""
     return {
         "checkpoint": [(_shown(entry), entry.name) for entry in engine.library.checkpoints()],
-        "vae": [("The checkpoint's own", ""), *((entry.name, entry.name) for entry in engine.library.vaes())],
+        "vae": [("Automatic", ""), *((entry.name, entry.name) for entry in engine.library.vaes())],
+        "text_encoders": [
+            (f"{entry.name} ({ENCODER_LABELS[entry.kind]})", entry.name) for entry in engine.library.text_encoders()
+        ],
+        "refiner": [
+            ("None", ""),
+            *((entry.name, entry.name) for entry in engine.library.checkpoints() if not entry.problem),
+        ],
         "sampler": [(_own_sampler(engine, checkpoint), ""), *_labelled(engine.catalog.samplers)],
         "schedule": [("Automatic", ""), *_labelled(engine.catalog.schedules)],
         "emphasis": _labelled(engine.catalog.emphasis_modes),

@@ -13,6 +13,10 @@ from backend.errors import UnknownName
 from backend.pipeline.infotext import read_infotext, request_from_infotext
 
 
+# What a text leaves out when it was not used: left standing in the form it would change the picture.
+_OFF = {"refiner": None, "refiner_switch_timestep": None, "guidance_rescale": 0, "shift": None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Restored:
     """values: of the fields that the text speaks of, by name; notices: what was not restored, and why."""
@@ -23,8 +27,9 @@ class Restored:
 
 def restore(engine: Engine, text: str) -> Restored:
     """Read an infotext and find what it names. A text without parameters is a prompt, and only that."""
-    fields, notices = request_from_infotext(read_infotext(text))
-    values: dict[str, Any] = {}
+    infotext = read_infotext(text)
+    fields, notices = request_from_infotext(infotext)
+    values: dict[str, Any] = dict(_OFF) if infotext.parameters else {}
     for name, value in fields.items():
         try:
             values.update(_found(engine, name, value))
@@ -40,6 +45,8 @@ def _found(engine: Engine, name: str, value: Any) -> dict[str, Any]:
     """The value as the form stores it. Raises UnknownName when there is nothing of that name."""
     if isinstance(value, str) and name in _FINDERS:
         return _FINDERS[name](engine, value)
+    if name == "text_encoders":
+        return {name: [engine.library.find_text_encoder(encoder).name for encoder in value]}
     return {name: value}
 
 
@@ -59,6 +66,7 @@ _FINDERS: dict[str, Callable[[Engine, str], dict[str, Any]]] = {
     "schedule": _schedule,
     "checkpoint": lambda engine, text: {"checkpoint": engine.library.find_checkpoint(text).name},
     "vae": lambda engine, text: {"vae": engine.library.find_vae(text).name},
+    "refiner": lambda engine, text: {"refiner": engine.library.find_checkpoint(text).name},
     "emphasis": lambda engine, text: {"emphasis": engine.catalog.emphasis_modes[text].name},
     "noise_source": lambda engine, text: {"noise_source": engine.catalog.noise_sources[text].name},
 }

@@ -8,7 +8,7 @@ from backend.engine.library import CheckpointEntry, Library, TextEncoderEntry, V
 from backend.errors import RequestError
 from backend.families.family import Description
 
-_LABELS = {"clip_l": "CLIP-L", "clip_h": "OpenCLIP-H", "clip_g": "OpenCLIP-G", "t5": "T5-XXL"}
+ENCODER_LABELS = {"clip_l": "CLIP-L", "clip_h": "OpenCLIP-H", "clip_g": "OpenCLIP-G", "t5": "T5-XXL"}
 
 
 def choose_vae(
@@ -48,14 +48,14 @@ def choose_text_encoders(
     for name in wanted:
         encoder = library.find_text_encoder(name)
         if encoder.kind not in description.text_encoders:
-            usable = ", ".join(_LABELS[kind] for kind in description.text_encoders)
+            usable = ", ".join(ENCODER_LABELS[kind] for kind in description.text_encoders)
             raise RequestError(
-                "text_encoders", f"{encoder.name} is {_LABELS[encoder.kind]}; {entry.path.name} reads {usable}"
+                "text_encoders", f"{encoder.name} is {ENCODER_LABELS[encoder.kind]}; {entry.path.name} reads {usable}"
             )
         if encoder.kind in chosen:
             raise RequestError(
                 "text_encoders",
-                f"{chosen[encoder.kind].name} and {encoder.name} are both {_LABELS[encoder.kind]}; choose one",
+                f"{chosen[encoder.kind].name} and {encoder.name} are both {ENCODER_LABELS[encoder.kind]}; choose one",
             )
         chosen[encoder.kind] = encoder
     completed = description.needed if wanted else (*description.needed, *description.text_encoders)
@@ -68,11 +68,11 @@ def choose_text_encoders(
         elif kind in description.needed:
             raise RequestError(
                 "text_encoders",
-                f"{entry.path.name} needs a {_LABELS[kind]} text encoder and holds none. Put one into "
+                f"{entry.path.name} needs a {ENCODER_LABELS[kind]} text encoder and holds none. Put one into "
                 "models/text_encoders and refresh the list",
             )
     if not chosen and not description.embedded and description.text_encoders:
-        usable = ", ".join(_LABELS[kind] for kind in description.text_encoders)
+        usable = ", ".join(ENCODER_LABELS[kind] for kind in description.text_encoders)
         raise RequestError(
             "text_encoders",
             f"{entry.path.name} holds no text encoder. Put one that it reads ({usable}) into models/text_encoders and "

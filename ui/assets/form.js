@@ -3,7 +3,9 @@
 const KEY = "emulsion.txt2img";
 const PAUSE_MS = 300;
 let timer = 0;
-let unsaved = null; // values by name
+const watchers = new Set();
+let current = null; // values by name
+let unsaved = null;
 let sendText = null;
 
 export function mount({ send, watch }) {
@@ -15,10 +17,18 @@ export function mount({ send, watch }) {
 /** Fill the form from an infotext. */
 export const fillForm = (text) => sendText?.(text);
 
+/** Call `watcher` with the values by name at every change. */
+export function watchForm(watcher) {
+  watchers.add(watcher);
+  if (current) watcher(current);
+}
+
 /** Remember the values of the fields called `names`, once they rest. */
 export function keep(names, ...values) {
+  current = Object.fromEntries(names.map((name, index) => [name, values[index]]));
+  for (const watcher of watchers) watcher(current);
   if (document.body.dataset.form !== "open") return;
-  unsaved = Object.fromEntries(names.map((name, index) => [name, values[index]]));
+  unsaved = current;
   clearTimeout(timer);
   timer = setTimeout(save, PAUSE_MS);
 }

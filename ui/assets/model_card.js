@@ -1,6 +1,6 @@
 // What a checkpoint says about itself. All of it comes from a file, so it is only ever text.
 
-import { publishDefaults } from "./model_defaults.js";
+import { publishModel } from "./model_defaults.js";
 
 export function mount({ element, props, watch }) {
   const card = element.querySelector(".em-model");
@@ -11,20 +11,72 @@ export function mount({ element, props, watch }) {
     card.classList.toggle("em-model-problem", Boolean(facts.problem));
     if (facts.problem) {
       card.append(line("em-model-text", facts.problem));
-      return publishDefaults({});
+      return publishModel({});
     }
-    const chips = line("em-chips", "");
-    if (facts.family) chips.append(chip(facts.family));
-    if (facts.native_size) chips.append(chip(`${facts.native_size} × ${facts.native_size}`));
-    if (facts.licence) chips.append(chip(facts.licence, "Licence"));
-    card.append(chips);
+    card.append(chips(facts));
     if (facts.title) card.append(line("em-model-title", facts.title));
     if (facts.usage_hint) card.append(line("em-model-text", facts.usage_hint));
-    publishDefaults({ ...facts.defaults, width: facts.native_size, height: facts.native_size });
+    if (facts.usual) card.append(usual(facts));
+    if (facts.parts?.length) card.append(parts(facts.parts));
+    publishModel(modelOf(facts));
   };
 
   watch("value", show);
   show();
+}
+
+function modelOf({ defaults = {}, native_size: native, size_step: step, has_shift: hasShift }) {
+  const has = [];
+  if (hasShift) has.push("shift");
+  if (defaults.distilled_guidance !== null && defaults.distilled_guidance !== undefined) has.push("distilled_guidance");
+  return { values: { ...defaults, width: native, height: native }, steps: { width: step, height: step }, has };
+}
+
+function chips(facts) {
+  const row = line("em-chips", "");
+  if (facts.family) row.append(chip(facts.family));
+  if (facts.native_size) row.append(chip(`${facts.native_size} × ${facts.native_size}`));
+  if (facts.is_refiner) row.append(chip("refiner"));
+  if (facts.licence) row.append(chip(facts.licence, "Licence"));
+  return row;
+}
+
+function usual({ usual: text, defaults }) {
+  const row = line("em-model-text", text);
+  row.prepend(label("Usual"));
+  if (defaults?.reason) {
+    const reason = document.createElement("span");
+    reason.className = "em-model-reason";
+    reason.textContent = ` (${defaults.reason})`;
+    row.append(reason);
+  }
+  return row;
+}
+
+/** Each part of the model with where it comes from; those inside of the checkpoint in one group. */
+function parts(all) {
+  const row = line("em-model-text em-model-parts", "");
+  const inside = all.filter(([, , kind]) => kind === "inside").map(([name]) => name);
+  row.append(label("Parts"), part(inside.length ? `${inside.join(", ")} inside` : "nothing else inside", "inside"));
+  for (const [name, where, kind] of all) {
+    if (kind !== "inside") row.append(part(kind === "file" ? `${name} from ${where}` : `${name} ${where}`, kind));
+  }
+  return row;
+}
+
+function part(text, kind) {
+  const element = document.createElement("span");
+  element.className = "em-model-part";
+  element.dataset.kind = kind;
+  element.textContent = text;
+  return element;
+}
+
+function label(text) {
+  const element = document.createElement("span");
+  element.className = "em-model-label";
+  element.textContent = text;
+  return element;
 }
 
 function line(className, text) {

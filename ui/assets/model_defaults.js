@@ -1,15 +1,19 @@
-// What the chosen model uses where the form leaves a field empty.
+// What the chosen model uses where the form leaves a field empty, and which fields mean something to it.
 
 const watchers = new Set();
-let defaults = null;
+let model = null;
 
-export function publishDefaults(values) {
-  defaults = values;
-  for (const watcher of watchers) watcher(values);
+/**
+ * values: defaults by field; steps: what the value of a field is a multiple of; has: names of `only_with` that the
+ * model has.
+ */
+export function publishModel({ values = {}, steps = {}, has = [] }) {
+  model = { values, steps, has: new Set(has) };
+  for (const watcher of watchers) watcher(model);
 }
 
-/** Call `watcher` with the defaults by field name, now if they are known and whenever they change. */
-export function watchDefaults(watcher) {
+/** Call `watcher` with what was published, now if there is anything and whenever it changes. */
+export function watchModel(watcher) {
   watchers.add(watcher);
-  if (defaults) watcher(defaults);
+  if (model) watcher(model);
 }

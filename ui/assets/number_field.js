@@ -1,9 +1,11 @@
 // A number, or nothing where the model decides; the slider and the buttons change the same value.
 
-import { watchDefaults } from "./model_defaults.js";
+import { watchModel } from "./model_defaults.js";
 
 export function mount({ element, props, watch, send }) {
-  const { field, step: size, usual: fixed } = element.querySelector(".em-field").dataset;
+  const frame = element.querySelector(".em-field");
+  const { field, usual: fixed, whenEmpty, onlyWith } = frame.dataset;
+  let size = Number(frame.dataset.step);
   const canBeEmpty = fixed === "";
   const number = element.querySelector("input[type=number]");
   const slider = element.querySelector(".em-slider");
@@ -14,7 +16,7 @@ export function mount({ element, props, watch, send }) {
     const { value } = props;
     const isEmpty = value === null || value === undefined || value === "";
     if (document.activeElement !== number || Number(number.value) !== Number(value)) number.value = isEmpty ? "" : value;
-    number.placeholder = usual ?? "model";
+    number.placeholder = usual ?? whenEmpty;
     if (slider) slider.value = isEmpty ? (usual ?? slider.min) : value;
     if (slider) slider.style.setProperty("--em-filled", `${filledShare(slider) * 100}%`);
     if (reset) reset.hidden = isEmpty;
@@ -34,7 +36,7 @@ export function mount({ element, props, watch, send }) {
 
   const step = (by) => {
     const from = number.value === "" ? Number(usual ?? number.min) : number.valueAsNumber;
-    set(clamp(from + by * Number(size), Number(number.min), Number(number.max)));
+    set(clamp(from + by * size, Number(number.min), Number(number.max)));
   };
 
   number.addEventListener("input", typed);
@@ -50,9 +52,11 @@ export function mount({ element, props, watch, send }) {
   for (const button of element.querySelectorAll(".em-step")) {
     button.addEventListener("click", () => step(Number(button.dataset.by)));
   }
-  watchDefaults((defaults) => {
+  watchModel(({ values, steps, has }) => {
+    if (onlyWith) frame.hidden = !has.has(onlyWith);
+    if (field in steps) size = number.step = slider.step = steps[field];
     if (!canBeEmpty) return;
-    usual = defaults[field] ?? null;
+    usual = values[field] ?? null;
     show();
   });
   watch("value", () => {

@@ -1,6 +1,6 @@
 // Shapes that have about as many pixels as the model was trained on.
 
-import { watchDefaults } from "./model_defaults.js";
+import { watchModel } from "./model_defaults.js";
 
 const RATIOS = [
   [1, 1],
@@ -14,12 +14,12 @@ const RATIOS = [
 
 export function mount({ element, props, send }) {
   const group = element.querySelector(".em-shapes");
-  watchDefaults(({ width: native }) => {
-    group.replaceChildren(...RATIOS.map((ratio) => button(ratio, native ?? 512)));
+  watchModel(({ values, steps }) => {
+    group.replaceChildren(...RATIOS.map((ratio) => button(ratio, values.width ?? 512, steps.width ?? 8)));
   });
 
-  function button(ratio, native) {
-    const [width, height] = sides(ratio, native);
+  function button(ratio, native, step) {
+    const [width, height] = sides(ratio, native, step);
     const element = document.createElement("button");
     element.type = "button";
     element.className = "em-shape";
@@ -37,9 +37,9 @@ export function mount({ element, props, send }) {
   }
 }
 
-/** The sides, in steps that the model's native size can be divided by, at about native² pixels. */
-function sides([across, down], native) {
-  const step = native >= 512 ? 64 : 8;
+/** The sides, in steps that suit the model's native size, at about native² pixels. */
+function sides([across, down], native, smallest) {
+  const step = native >= 512 ? Math.max(64, smallest) : smallest;
   const unit = native / Math.sqrt(across * down);
   return [across, down].map((share) => Math.max(64, Math.round((share * unit) / step) * step));
 }

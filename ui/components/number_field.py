@@ -8,13 +8,10 @@ import gradio as gr
 
 from ui.scripts import mounts
 
-_RESET = (
-    '<button type="button" class="em-reset" hidden title="Back to the model\'s default" '
-    'aria-label="Back to the model\'s default: {label}"></button>'
-)
+_RESET = '<button type="button" class="em-reset" hidden title="{title}" aria-label="{title}: {label}"></button>'
 _NUMBER = (
     '<input id="{id}" type="number" inputmode="{mode}" autocomplete="off" '
-    'min="{minimum:g}" max="{maximum:g}" step="{step}">'
+    'min="{minimum:g}" max="{maximum:g}" step="{step}"{described}>'
 )
 # These say the same as the number and are for the mouse alone.
 _SLIDER = (
@@ -34,20 +31,28 @@ def number_field(
     step: float,
     slider: tuple[float, float] | None = None,
     value: float | None = None,
+    when_empty: str = "model",
+    only_with: str = "",
+    hint: str = "",
 ) -> gr.HTML:
     """A field whose value is a number, or None where the model decides.
 
     minimum, maximum: what may be typed; slider: the part of it that the slider covers, without which there are buttons.
     value: None makes a field that can be empty; it then shows what the model's default for `name` is.
+    when_empty: what it shows in place of a default that the model does not have.
+    only_with: what a model must have for the field to be there at all (see model_defaults.js).
+    hint: a sentence below the field.
     """
     field_id = f"field-{name.replace('_', '-')}"
-    reset = _RESET.format(label=escape(label)) if value is None else ""
+    title = "Back to the model's default" if when_empty == "model" else "Empty this field"
+    reset = _RESET.format(title=escape(title), label=escape(label)) if value is None else ""
     number = _NUMBER.format(
         id=field_id,
         mode="decimal" if step < 1 else "numeric",
         minimum=minimum,
         maximum=maximum,
         step=f"{step:g}" if step >= 1 else "any",
+        described=f' aria-describedby="{field_id}-hint"' if hint else "",
     )
     head = f'<label for="{field_id}">{escape(label)}</label>{reset}'
     if slider is None:
@@ -57,7 +62,12 @@ def number_field(
             f'<div class="em-field-head">{head}{number}</div>{_SLIDER.format(low=slider[0], high=slider[1], step=step)}'
         )
     # The script reads these here and not in Gradio's props, which an update to a field in a closed accordion wipes out.
-    facts = f'class="em-field" data-field="{name}" data-step="{step:g}" data-usual="{"" if value is None else value}"'
+    facts = (
+        f'class="em-field" data-field="{name}" data-step="{step:g}" data-usual="{"" if value is None else value}" '
+        f'data-when-empty="{escape(when_empty)}" data-only-with="{only_with}"'
+    )
+    if hint:
+        body += f'<p class="em-hint" id="{field_id}-hint">{escape(hint)}</p>'
     return gr.HTML(
         value=value,
         label=label,

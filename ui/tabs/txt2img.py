@@ -9,14 +9,16 @@ from gradio.components import Component
 
 from backend.engine.engine import Engine
 from backend.errors import EmulsionError
-from backend.request import MAX_GUIDANCE, MAX_IMAGES, MAX_STEPS
+from backend.request import MAX_GUIDANCE, MAX_IMAGES, MAX_SHIFT, MAX_STEPS, MIN_SHIFT
 from ui.binding import Fields, Values, by_name, check_names, request_of, shown, updates
 from ui.choices import Choices, choices_of, usual_checkpoint
 from ui.components.form_bridge import form_bridge
 from ui.components.job_bar import job_bar
-from ui.components.model_picker import ModelPicker, card_of, model_picker
+from ui.components.model_card import card_of
+from ui.components.model_picker import ModelPicker, model_picker
 from ui.components.number_field import number_field
 from ui.components.prompt_box import prompt_box
+from ui.components.refiner_fields import refiner_fields
 from ui.components.results_panel import results_panel
 from ui.components.seed_field import seed_field
 from ui.components.size_fields import size_fields
@@ -41,6 +43,7 @@ class _Form(NamedTuple):
 
     fields: Fields
     model: ModelPicker
+    refiner: gr.Accordion
     generate: gr.Button
     bridge: gr.HTML
     status: gr.HTML
@@ -60,6 +63,8 @@ def build(engine: Engine) -> None:
                 size = size_fields()
             with gr.Row(elem_classes=["em-card", "em-batch"]):
                 batch = _batch()
+            with gr.Accordion("Refiner", open=False, elem_classes=["em-card"]) as refiner_box:
+                refiner = refiner_fields(choices)
             with gr.Accordion("Advanced", open=False, elem_classes=["em-card"]):
                 advanced = _advanced(engine, choices)
             with gr.Row(elem_classes=["em-go"]):
@@ -72,13 +77,15 @@ def build(engine: Engine) -> None:
         **prompts._asdict(),
         "checkpoint": model.checkpoint,
         "vae": model.vae,
+        "text_encoders": model.text_encoders,
+        **refiner._asdict(),
         **sampling,
         **size._asdict(),
         **batch,
         **advanced,
     }
     check_names(fields)
-    form = _Form(fields, model, generate, form_bridge(), status)
+    form = _Form(fields, model, refiner_box, generate, form_bridge(), status)
     _connect_model(engine, form)
     _connect_generate(engine, form)
     _connect_restoring(engine, form)
@@ -93,7 +100,22 @@ def _sampling(choices: dict[str, Choices]) -> Fields:
         guidance_scale = number_field(
             "guidance_scale", "Guidance", minimum=0, maximum=MAX_GUIDANCE, step=0.5, slider=(1, 20)
         )
-    return {"sampler": sampler, "schedule": schedule, "steps": steps, "guidance_scale": guidance_scale}
+        distilled_guidance = number_field(
+            "distilled_guidance",
+            "Distilled guidance",
+            minimum=0,
+            maximum=MAX_GUIDANCE,
+            step=0.1,
+            slider=(1, 10),
+            only_with="distilled_guidance",
+        )
+    return {
+        "sampler": sampler,
+        "schedule": schedule,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "distilled_guidance": distilled_guidance,
+    }
 
 
 def _batch() -> Fields:
@@ -113,6 +135,27 @@ def _advanced(engine: Engine, choices: dict[str, Choices]) -> Fields:
         )
         clip_skip = number_field("clip_skip", "CLIP skip", minimum=1, maximum=12, step=1)
     with gr.Row():
+        guidance_rescale = number_field(
+            "guidance_rescale",
+            "Guidance rescale",
+            minimum=0,
+            maximum=1,
+            step=0.05,
+            slider=(0, 1),
+            value=0,
+            hint="Takes back the contrast that strong guidance adds.",
+        )
+        shift = number_field(
+            "shift",
+            "Shift",
+            minimum=MIN_SHIFT,
+            maximum=MAX_SHIFT,
+            step=0.1,
+            slider=(0.5, 12),
+            only_with="shift",
+            hint="Above 1 more of the steps go to the large shapes.",
+        )
+    with gr.Row():
         exact_batches = gr.Checkbox(
             value=usual.exact_batches,
             label="Exact batches",
@@ -129,6 +172,8 @@ def _advanced(engine: Engine, choices: dict[str, Choices]) -> Fields:
         "emphasis": emphasis,
         "noise_source": noise_source,
         "clip_skip": clip_skip,
+        "guidance_rescale": guidance_rescale,
+        "shift": shift,
         "exact_batches": exact_batches,
         "use_ema": use_ema,
     }
@@ -147,8 +192,8 @@ def _connect_generate(engine: Engine, form: _Form) -> None:
 
 
 def _connect_model(engine: Engine, form: _Form) -> None:
-    checkpoint, refresh, card, vae = form.model
-    sampler = form.fields["sampler"]
+    checkpoint, refresh, card, vae, text_encoders = form.model
+    sampler, refiner = form.fields["sampler"], form.fields["refiner"]
 
     def describe(name: str | None) -> Updates:
         """Show the checkpoint's facts and defaults."""
@@ -166,12 +211,15 @@ def _connect_model(engine: Engine, form: _Form) -> None:
         return {
             checkpoint: gr.update(choices=choices["checkpoint"], value=chosen),
             vae: gr.update(choices=choices["vae"]),
+            text_encoders: gr.update(choices=choices["text_encoders"]),
+            refiner: gr.update(choices=choices["refiner"]),
             card: card_of(engine, chosen or ""),
             form.status: toast(f"{_count(choices['checkpoint'], 'checkpoint')} found."),
         }
 
     checkpoint.change(describe, checkpoint, [card, sampler], **_QUICK)
-    refresh.click(look_again, checkpoint, [checkpoint, vae, card, form.status], **_QUICK)
+    refreshed = [checkpoint, vae, text_encoders, refiner, card, form.status]
+    refresh.click(look_again, checkpoint, refreshed, **_QUICK)
 
 
 def _connect_restoring(engine: Engine, form: _Form) -> None:
@@ -185,12 +233,16 @@ def _connect_restoring(engine: Engine, form: _Form) -> None:
         lists = choices_of(engine, "")
         checkpoint = _one_of(lists["checkpoint"], kept.get("checkpoint")) or usual["checkpoint"]
         lists = choices_of(engine, checkpoint or "")
+        kept["text_encoders"] = _some_of(lists["text_encoders"], kept.get("text_encoders"))
         for name, choices in lists.items():
-            kept[name] = _one_of(choices, kept.get(name, usual[name]), otherwise=usual[name])
+            if name != "text_encoders":
+                kept[name] = _one_of(choices, kept.get(name, usual[name]), otherwise=usual[name])
+        has_refiner = bool(kept["refiner"])
         chosen = {fields[name]: gr.update(choices=choices, value=kept.pop(name)) for name, choices in lists.items()}
         return {
             **chosen,
             **updates(fields, kept),
+            form.refiner: gr.update(open=has_refiner),
             form.model.card: card_of(engine, checkpoint or ""),
             form.bridge: "opened",
         }
@@ -199,10 +251,12 @@ def _connect_restoring(engine: Engine, form: _Form) -> None:
         """Fill the form from an infotext; what it does not speak of stays."""
         restored = restore(engine, str(event.text))
         told = notice(restored.notices) if restored.notices else toast("Settings filled in.")
-        return {**updates(fields, shown(restored.values)), status: told}
+        # What works on the picture is not left behind a closed lid.
+        opened_box = {form.refiner: gr.update(open=True)} if restored.values.get("refiner") else {}
+        return {**updates(fields, shown(restored.values)), **opened_box, status: told}
 
-    form.bridge.opened(opened, None, [*fields.values(), form.model.card, form.bridge], **_QUICK)
-    form.bridge.pasted(pasted, None, [*fields.values(), status], **_QUICK)
+    form.bridge.opened(opened, None, [*fields.values(), form.refiner, form.model.card, form.bridge], **_QUICK)
+    form.bridge.pasted(pasted, None, [*fields.values(), form.refiner, status], **_QUICK)
     gr.on(
         [field.change for field in fields.values()],
         None,
@@ -216,12 +270,22 @@ def _kept_values(values: object) -> dict[str, Any]:
     """What the browser kept, as far as it could have come from a form."""
     if not isinstance(values, dict):
         return {}
-    return {str(name): value for name, value in values.items() if value is None or isinstance(value, str | int | float)}
+    return {
+        str(name): value
+        for name, value in values.items()
+        if value is None or isinstance(value, str | int | float) or name == "text_encoders"
+    }
 
 
 def _one_of(choices: Choices, value: object, otherwise: str | None = None) -> str | None:
     """`value` if it can be chosen."""
     return next((choice for _, choice in choices if choice == value), otherwise)
+
+
+def _some_of(choices: Choices, values: object) -> list[str]:
+    """Those of `values` that can be chosen."""
+    wanted = values if isinstance(values, list) else []
+    return [choice for _, choice in choices if choice in wanted]
 
 
 def _count(things: list[Any], noun: str) -> str:
