@@ -125,6 +125,8 @@ def test_evaluations_can_be_repeated():
 @pytest.mark.parametrize(("process", "levels"), [(VarianceExploding(), LEVELS), (RectifiedFlow(), FlowLevels(3.0))])
 def test_pictures_begin_as_noise_of_the_variance_that_the_first_level_has(process, levels):
     assert torch.equal(start(process, NOISE, levels.sigma_max, levels.sigma_max), levels.sigma_max * NOISE)
+    rounded = levels.sigma_max * (1 - 1e-15)
+    assert torch.allclose(start(process, NOISE, rounded, levels.sigma_max), levels.sigma_max * NOISE)
     lower = levels.level(399)
     begun = start(process, NOISE, lower, levels.sigma_max)
     assert torch.allclose(begun, math.hypot(process.alpha(lower), lower) * NOISE)

@@ -119,6 +119,7 @@ def test_what_an_extension_may_import_is_decided_here():
         "JobFailed",
         "JobQueued",
         "JobStarted",
+        "Levels",
         "NoiseLevels",
         "NoiseSource",
         "Notice",

@@ -45,7 +45,8 @@ def start(process: Process, noise: Tensor, sigma: float, sigma_max: float) -> Te
     place. At sigma_max the data are lost in the noise. diffusers adds them there as well, 0.2% for Stable Diffusion
     and 0.008% for EDM; the paper of Karras et al. 2022 and A1111 do not.
     """
-    return (sigma if sigma >= sigma_max else math.hypot(process.alpha(sigma), sigma)) * noise
+    is_noisiest = sigma > sigma_max or math.isclose(sigma, sigma_max, rel_tol=1e-3)
+    return (sigma if is_noisiest else math.hypot(process.alpha(sigma), sigma)) * noise
 
 
 def half_log_snr(process: Process, sigma: float) -> float:

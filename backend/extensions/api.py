@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from backend.diffusion.levels import Levels
 from backend.diffusion.noise import NoiseSource
 from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.process import Denoise, Process, half_log_snr
@@ -52,6 +53,7 @@ __all__ = [
     "JobFailed",
     "JobQueued",
     "JobStarted",
+    "Levels",
     "NoiseLevels",
     "NoiseSource",
     "Notice",

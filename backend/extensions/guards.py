@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from backend.diffusion.levels import Levels
 from backend.diffusion.noise import NoiseSource
-from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.process import Denoise, Process
 from backend.diffusion.samplers import Sampler
 from backend.diffusion.schedules import Schedule
@@ -50,7 +50,7 @@ def guarded_sampler(extension: str, sampler: Sampler) -> Sampler:
 def guarded_schedule(extension: str, schedule: Schedule) -> Schedule:
     """The same schedule, which raises ExtensionError when it breaks or its levels are no way down to 0."""
 
-    def sigmas(steps: int, levels: NoiseLevels) -> list[float]:
+    def sigmas(steps: int, levels: Levels) -> list[float]:
         with _blaming(extension, f'schedule "{schedule.name}"', ()):
             result = [float(sigma) for sigma in schedule.sigmas(steps, levels)]
         if problem := _problem_with_levels(result, steps):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from backend.diffusion.noise import BatchNoise
 from backend.diffusion.observe import Evaluation, cancellable, observed
+from backend.diffusion.process import start as start_from_noise
 from backend.errors import Cancelled, NumericalError
 from backend.families.family import Model
 from backend.pipeline.passes import EncodePrompt, Pass, denoise_of, passes_of
@@ -59,7 +60,8 @@ def generate(
         for start in range(first_image, plan.num_images, plan.batch_size):
             seeds = [seed_of(plan, index) for index in range(start, min(start + plan.batch_size, plan.num_images))]
             noise = BatchNoise(seeds, model.latent_shape(plan.width, plan.height), plan.noise_source, device=device)
-            latents = passes[0].sigmas[0] * noise()
+            first = passes[0]
+            latents = start_from_noise(first.model.process, noise(), first.sigmas[0], first.levels.sigma_max)
             steps_before = 0
             for number, part in enumerate(passes):
                 report.stage("loading the refiner" if number else "loading the model")

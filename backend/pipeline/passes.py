@@ -63,7 +63,12 @@ def denoise_of(part: Pass, plan: GenerationPlan) -> Denoise:
     """The function that the sampler calls; brings the network's weights into reach."""
     timesteps = [part.levels.timestep(sigma) for sigma in part.sigmas if sigma > 0]
     network = classifier_free(
-        part.model.network(timesteps), part.cond, part.uncond, plan.guidance_scale, exact_batches=plan.exact_batches
+        part.model.network(timesteps),
+        part.cond,
+        part.uncond,
+        plan.guidance_scale,
+        rescale=plan.guidance_rescale,
+        exact_batches=plan.exact_batches,
     )
     return denoiser(network, part.model.prediction, part.levels)
 
