@@ -174,11 +174,12 @@ def _open_clip_views(source: WeightSource, base: str) -> dict[str, View]:
 
 
 def _open_clip_block_views(source: WeightSource, key: str, layer: str, name: str) -> dict[str, View]:
-    """Queries, keys and values are the three thirds of one matrix; a name that is not known stays, to be refused."""
+    """Queries, keys and values are the three thirds of one matrix. What is not known stays, to be refused."""
     part, _, parameter = name.rpartition(".")
-    if name.startswith("attn.in_proj_"):
+    shape = source.spec(key).shape
+    if name.startswith("attn.in_proj_") and shape and shape[0] % 3 == 0:
         parameter = name.removeprefix("attn.in_proj_")  # "weight" or "bias"
-        third = (source.spec(key).shape or (0,))[0] // 3
+        third = shape[0] // 3
         return {
             f"{layer}self_attn.{projection}_proj.{parameter}": View(key, rows=(index * third, (index + 1) * third))
             for index, projection in enumerate("qkv")
