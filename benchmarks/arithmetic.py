@@ -1,8 +1,9 @@
-"""The arithmetic of a step and of a decode, and the best this machine can do: `python -m benchmarks.arithmetic`."""
+"""The arithmetic of a step and of a decode, and the best this machine can do: `... benchmarks.arithmetic SHAPE`."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,26 +15,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from backend.nn.attention import AttentionPlace, attention
 from backend.nn.autoencoder import Autoencoder, AutoencoderConfig
 from backend.nn.unet import UNet, UNetConfig
+from benchmarks.checkpoint import SHAPES
 
 _ROUNDS = 5
 
 
 @torch.inference_mode()
-def main() -> None:
+def main(shape: str) -> None:
     peaks = {
         f"{kind} {str(dtype).removeprefix('torch.')}": measure(dtype)
         for dtype in (torch.float32, torch.bfloat16)
         for kind, measure in (("matmul", _matmul_peak), ("convolution", _convolution_peak))
     }
-    flops = {"step_flops": step_flops(), "decode_flops": decode_flops()}
+    flops = {"step_flops": step_flops(SHAPES[shape].unet), "decode_flops": decode_flops()}
     print(json.dumps({**flops, "peaks": peaks, "attention": _attention_speeds()}))
 
 
-def step_flops() -> int:
+def step_flops(config: UNetConfig) -> int:
     """Of one step at 512 x 512 with guidance: two evaluations."""
     with torch.device("meta"):
-        unet = UNet(UNetConfig())
-        inputs = torch.randn(2, 4, 64, 64), torch.randn(2), torch.randn(2, 77, 768)
+        unet = UNet(config)
+        vector = None if config.adm_in_channels is None else torch.randn(2, config.adm_in_channels)
+        inputs = torch.randn(2, 4, 64, 64), torch.randn(2), torch.randn(2, 77, config.context_dim), vector
     with FlopCounterMode(display=False) as counter:
         unet(*inputs)
     return counter.get_total_flops()
@@ -84,4 +87,4 @@ def _best(compute: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

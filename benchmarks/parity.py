@@ -15,21 +15,18 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from backend.families.unet_shapes import autoencoder_config_from, unet_config_from
 from backend.memory.binding import Target, bind
 from backend.nn.autoencoder import Autoencoder
+from backend.nn.clip_text import ClipText
 from backend.nn.unet import UNet
 from backend.text.chunks import compile_chunks
-from backend.text.clip_encoder import (
-    build_text_encoder,
-    encode_prompt,
-    place_positions,
-    text_encoder_config_from,
-    text_encoder_source,
-)
+from backend.text.clip_encoder import SD1_CLIP_L, encode_clip
 from backend.text.clip_tokenizer import ClipTokenizer
 from backend.text.emphasis import BUILTIN as EMPHASIS_MODES
 from backend.text.emphasis import parse_emphasis
+from backend.text.encoder_config import clip_config_from
+from backend.text.encoder_layouts import CLIP_L, clip_in
 from backend.weights.safetensors_file import SafetensorsFile, open_safetensors
 from backend.weights.source import WeightSource, with_prefix
-from benchmarks.checkpoint import CLIP
+from benchmarks.checkpoint import CLIP_L as CLIP
 from benchmarks.diffusers_run import AUTOENCODER
 
 _CPU = torch.device("cpu")
@@ -80,9 +77,9 @@ def _autoencoder_errors(file: SafetensorsFile) -> dict[str, float]:
 
 
 def _text_error(file: SafetensorsFile) -> float:
-    source = text_encoder_source(with_prefix(file, "cond_stage_model."))
-    ours = build_text_encoder(text_encoder_config_from(source))
-    place_positions(ours, _CPU)
+    source = clip_in(file, "cond_stage_model.")
+    assert source is not None
+    ours = ClipText(clip_config_from(source, CLIP_L))
     bind(ours, source, Target(_CPU, torch.float32), part="text encoder")
     reference = CLIPTextModel(CLIPTextConfig(**CLIP))
     missing, unexpected = reference.load_state_dict(_float32(source), strict=False)
@@ -90,7 +87,10 @@ def _text_error(file: SafetensorsFile) -> float:
         raise SystemExit(f"the reference text encoder does not fit: {missing} {unexpected}")
     prompt = compile_chunks(parse_emphasis("a photograph of a lighthouse on a cliff at dusk"), ClipTokenizer.load())
     expected = reference(torch.tensor([prompt.chunks[0].tokens])).last_hidden_state
-    return relative_error(encode_prompt(ours, prompt, clip_skip=1, emphasis=EMPHASIS_MODES[0]), expected)
+    encoding = encode_clip(
+        ours, prompt, SD1_CLIP_L, clip_skip=1, emphasis=EMPHASIS_MODES[0], device=_CPU, dtype=torch.float32
+    )
+    return relative_error(encoding.states, expected)
 
 
 def _float32(source: WeightSource) -> dict[str, Tensor]:
