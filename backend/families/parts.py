@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
 
 from backend.families.family import Machine
-from backend.memory.binding import Target, bind, held_bytes
-from backend.memory.residency import Part
+from backend.memory.binding import Target
+from backend.memory.part import Part
 from backend.weights.source import WeightSource
 
 
@@ -19,20 +19,27 @@ def target_for(machine: Machine, dtype: torch.dtype) -> Target:
     return Target(machine.device.torch_device, dtype, widens_on_use=widens_on_use)
 
 
-def network_part(label: str, source: WeightSource, target: Target, build: Callable[[], nn.Module]) -> Part:
-    """A network whose weights are those of `source`; `build` makes it, and is called on the meta device."""
+def network_part(
+    label: str,
+    source: WeightSource,
+    target: Target,
+    build: Callable[[], nn.Module],
+    *,
+    once: Collection[str] = (),
+    tables: Collection[str] = (),
+) -> Part:
+    """A network whose weights are those of `source`; `build` makes it, and is called on the meta device.
+
+    once, tables: see `Part`.
+    """
     keys = source.keys()
     identity = source.identity(keys[0]) if keys else ""
-
-    def bound() -> nn.Module:
-        with torch.device("meta"):
-            module = build()
-        bind(module, source, target, part=label)
-        return module.eval().requires_grad_(False)
-
     return Part(
         key=f"{label}:{identity}:{len(keys)}:{target.dtype}",
-        label=f"{label} of {source.origin.name}",
-        num_bytes=held_bytes(source, target),
-        build=bound,
+        label=label,
+        source=source,
+        target=target,
+        build=build,
+        once=once,
+        tables=tables,
     )

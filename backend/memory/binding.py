@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,8 @@ def bind(module: nn.Module, source: WeightSource, target: Target, *, part: str) 
     check_keys({name: slot.shape for name, slot in slots.items()}, source, part)
 
     # All memory is taken by one thread: the C library keeps some of what is given back for each that took any.
-    rooms = {name: _room(source.spec(name), target) for name in slots}
+    layouts = {name: layout_of(source.spec(name), target) for name in slots}
+    rooms = {name: None if layout.is_as_stored else layout.empty(target.device) for name, layout in layouts.items()}
 
     def filled(name: str) -> Tensor:
         room = rooms[name]
@@ -62,8 +64,7 @@ def bind(module: nn.Module, source: WeightSource, target: Target, *, part: str) 
 
 def held_bytes(source: WeightSource, target: Target) -> int:
     """Bytes of the weights that `bind` holds, views of the file included."""
-    specs = [source.spec(key) for key in source.keys()]
-    return sum(spec.num_elements * _held_dtype(spec, target).itemsize for spec in specs)
+    return sum(layout_of(source.spec(key), target).num_bytes for key in source.keys())
 
 
 def check_keys(slots: Mapping[str, torch.Size], source: WeightSource, part: str) -> None:
@@ -80,16 +81,40 @@ def check_keys(slots: Mapping[str, torch.Size], source: WeightSource, part: str)
         raise KeysDoNotMatch(source.origin, part, missing=missing, unexpected=unexpected, misshaped=misshaped)
 
 
-def _room(spec: TensorSpec, target: Target) -> Tensor | None:
-    """Memory for a weight as it is to be held, or None when it can be held as it is in the file."""
+@dataclass(frozen=True)
+class Layout:
+    """How a weight is held. is_channels_last: a kernel. is_as_stored: on the host a view of the file will do."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    is_channels_last: bool
+    is_as_stored: bool
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def empty(self, device: torch.device) -> Tensor:
+        """Memory of its own."""
+        layout = torch.channels_last if self.is_channels_last else torch.contiguous_format
+        return torch.empty(self.shape, dtype=self.dtype, device=device, memory_format=layout)
+
+    def within(self, buffer: Tensor) -> Tensor:
+        """The weight as a view of `num_bytes` bytes, which lie at a multiple of its item size."""
+        flat = buffer.view(self.dtype)
+        if not self.is_channels_last:
+            return flat.view(self.shape)
+        outputs, channels, height, width = self.shape
+        return flat.view(outputs, height, width, channels).permute(0, 3, 1, 2)
+
+
+def layout_of(spec: TensorSpec, target: Target) -> Layout:
     dtype = _held_dtype(spec, target)
     if target.widens_on_use and dtype == spec.dtype:
-        return None
+        return Layout(spec.shape, dtype, is_channels_last=False, is_as_stored=True)
     is_kernel = len(spec.shape) == 4 and max(spec.shape[2:]) > 1
-    if dtype == spec.dtype and target.device.type == "cpu" and not is_kernel:
-        return None
-    layout = torch.channels_last if is_kernel else torch.contiguous_format
-    return torch.empty(spec.shape, dtype=dtype, device=target.device, memory_format=layout)
+    is_as_stored = dtype == spec.dtype and target.device.type == "cpu" and not is_kernel
+    return Layout(spec.shape, dtype, is_channels_last=is_kernel, is_as_stored=is_as_stored)
 
 
 def _held_dtype(spec: TensorSpec, target: Target) -> torch.dtype:
