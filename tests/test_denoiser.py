@@ -26,7 +26,9 @@ from backend.diffusion.prediction import (
 )
 from backend.diffusion.process import RectifiedFlow, VarianceExploding, start
 from backend.diffusion.samplers import BUILTIN
+from backend.diffusion.schedules import BUILTIN as SCHEDULES
 from backend.errors import Cancelled
+from backend.registry import Registry
 
 LEVELS = NoiseLevels.scaled_linear()
 X0 = torch.linspace(-2, 2, 32).view(2, 1, 4, 4)
@@ -120,6 +122,18 @@ def test_evaluations_can_be_repeated():
     denoise(x, 0.25)
     assert torch.equal(denoise(x, 0.5), first)
     assert torch.equal(x, X0)
+
+
+def test_dmd2_in_one_step_is_asked_for_pure_noise_at_timestep_399():
+    process = VarianceExploding()
+    sigma, _ = Registry("schedule", SCHEDULES)["dmd2"].sigmas(1, LEVELS)
+
+    def network(x: Tensor, timesteps: Tensor) -> Tensor:
+        assert torch.allclose(x, NOISE)
+        assert timesteps.tolist() == [399, 399]
+        return x
+
+    denoiser(network, EpsPrediction(), LEVELS)(start(process, NOISE, sigma, LEVELS.sigma_max), sigma)
 
 
 @pytest.mark.parametrize(("process", "levels"), [(VarianceExploding(), LEVELS), (RectifiedFlow(), FlowLevels(3.0))])

@@ -124,6 +124,20 @@ def test_errors_fall_with_the_order_of_the_solver(name: str, order: int, process
     assert error(128) / error(256) == pytest.approx(2**order, rel=0.1)
 
 
+@pytest.mark.parametrize("schedule", ["simple", "sgm_uniform", "karras"])
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2m"])
+def test_second_order_pays_on_flows_from_pure_noise_to_the_end(name: str, schedule: str):
+    process = RectifiedFlow()
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    sigmas = Registry("schedule", SCHEDULES)[schedule].sigmas(20, FlowLevels(3.0))
+
+    def error(sampler: Sampler) -> float:
+        found = sampler.sample(posterior_mean(process), x, sigmas, process, BatchNoise([0], (9,)))
+        return (found - follow_ode(process, x, 1.0, 0.0)).abs().max().item()
+
+    assert error(SAMPLERS[name]) < error(SAMPLERS["euler"]) / 2
+
+
 @pytest.mark.parametrize("step_numbers", [(8, 16, 32, 64, 128)])
 def test_more_steps_of_the_sde_sampler_refine_the_same_picture(step_numbers):
     """Driven by one Brownian path, the pictures converge; with unrelated noise they would stay sqrt(2) * STD apart."""

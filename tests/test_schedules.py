@@ -157,6 +157,11 @@ def test_distilled_models_are_asked_at_the_timesteps_they_were_taught(name, time
     assert timesteps_of(name, len(timesteps)) == timesteps
 
 
+def test_sd_turbo_in_four_steps_has_the_published_sigmas():
+    sigmas = Registry("schedule", BUILTIN)["Turbo"].sigmas(4, LEVELS)
+    assert sigmas == pytest.approx([14.6146, 4.0817, 1.6129, 0.6932, 0], abs=5e-5)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 16, 31, 50])
 def test_turbo_and_lcm_grids_are_those_of_diffusers(steps):
     trailing = EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing")
