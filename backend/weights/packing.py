@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Unpack = Callable[[Tensor, torch.dtype], Tensor]
+_PIECE = 2**20  # numbers unpacked at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +37,15 @@ class Packable(Protocol):
     """
 
     unpack_weight: Unpack | None
+
+
+def unpack_into(packing: Packing, stored: Tensor, out: Tensor) -> None:
+    """Unpack all rows, which lie in `stored`, [bytes] of uint8, into a tensor of any type, layout and device.
+
+    A part at a time, so that little is held beside both.
+    """
+    dtype = out.dtype if out.dtype.is_floating_point and out.dtype.itemsize > 1 else torch.float32
+    rows = stored.view(-1, packing.row_bytes)
+    step = max(1, _PIECE // max(1, out[0].numel()))
+    for start in range(0, rows.shape[0], step):
+        out[start : start + step].copy_(packing.unpack(rows[start : start + step], dtype))

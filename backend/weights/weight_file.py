@@ -1,0 +1,23 @@
+"""Weight files of any format that is read here, known by their content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backend.weights.gguf_file import open_gguf
+from backend.weights.gguf_header import MAGIC
+from backend.weights.safetensors_file import open_safetensors
+from backend.weights.source import WeightSource
+from backend.weights.stored_file import opened
+
+ENDINGS = (".safetensors", ".sft", ".gguf")  # of file names that are worth opening
+
+
+def open_weights(path: Path) -> WeightSource:
+    """Open a file by its header alone; what its name ends in does not matter.
+
+    Raises BadCheckpoint, PickleRefused or UnsupportedCheckpoint, which say what the file is instead.
+    """
+    with opened(path) as (file, _):
+        is_gguf = file.read(len(MAGIC)) == MAGIC
+    return open_gguf(path) if is_gguf else open_safetensors(path)
