@@ -1,9 +1,12 @@
 """The T5 encoder gives transformers' states; prompts become the tokens, weights and padding that networks expect."""
 
+import base64
 import gzip
+import json
 import random
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import T5Tokenizer as TheirTokenizer
 
 from backend.errors import KeysDoNotMatch
 from backend.memory.binding import Target, bind
@@ -49,11 +53,16 @@ def encoder(reference: T5EncoderModel) -> T5Encoder:
     return bound(InMemory(reference.state_dict()))
 
 
-@pytest.fixture(scope="module")
-def their_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
-    path = tmp_path_factory.mktemp("t5") / "tokenizer.json"
-    path.write_bytes(gzip.decompress(files("backend.text").joinpath("assets/t5_tokenizer.json.gz").read_bytes()))
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+def published_tokenizer() -> bytes:
+    return gzip.decompress(files("backend.text").joinpath("assets/t5_tokenizer.json.gz").read_bytes())
+
+
+def their_t5_tokenizer() -> TheirTokenizer:
+    """transformers' own pipeline around the published pieces; it drops white space at the end as SentencePiece does."""
+    published = json.loads(published_tokenizer())
+    pieces = [(piece, score) for piece, score in published["model"]["vocab"]]
+    folding = base64.b64decode(published["normalizer"]["normalizers"][0]["precompiled_charsmap"])
+    return TheirTokenizer(vocab=pieces, _spm_precompiled_charsmap=folding)
 
 
 def bound(source: WeightSource, *, dtype: torch.dtype = torch.float32, widens_on_use: bool = False) -> T5Encoder:
@@ -130,11 +139,16 @@ def test_sums_that_outgrow_float16_stay_finite(encoder: T5Encoder, reference: T5
     assert relative_error(found, expected) < 2e-2
 
 
-def test_ids_are_those_of_the_reference_tokenizer(their_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_ids_are_those_of_the_reference_tokenizers(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(published_tokenizer())
+    from_file = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    from_pieces = their_t5_tokenizer()
     rng = random.Random(7)
     varied = [" ".join(rng.choices(WORDS, k=rng.randint(0, 12))) for _ in range(300)]
     for text in (*TEXTS, *varied):
-        assert ids_of(text) == their_tokenizer(text.rstrip(), add_special_tokens=False).input_ids, repr(text)
+        assert ids_of(text) == from_file(text.rstrip(), add_special_tokens=False).input_ids, repr(text)
+        if text in varied and "<extra_id" not in text:  # the two disagree about marks and control characters
+            assert ids_of(text) == from_pieces(text, add_special_tokens=False).input_ids, repr(text)
 
 
 def test_known_tokens() -> None:
@@ -142,7 +156,7 @@ def test_known_tokens() -> None:
     assert ids_of("") == []
 
 
-@settings(deadline=None, derandomize=True, max_examples=200)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.text(max_size=40))
 def test_positions_lie_in_the_text_and_never_go_back(text: str) -> None:
     positions = [token.position for token in T5Tokenizer.load().encode(text)]
