@@ -4,5 +4,8 @@ from __future__ import annotations
 
 from backend.families.known import KNOWN
 from backend.families.sd1 import SD1
+from backend.families.sd2 import SD2
+from backend.families.sdxl import SDXL
+from backend.families.sdxl_refiner import SDXL_REFINER
 
-BUILTIN = (SD1, *KNOWN)
+BUILTIN = (SD1, SD2, SDXL, SDXL_REFINER, *KNOWN)

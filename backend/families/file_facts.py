@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from backend.errors import UnsupportedCheckpoint
-from backend.weights.source import WeightSource, with_averaged_weights, with_prefix
+from backend.weights.source import WeightSource, with_averaged_weights
 
-_VAE = "first_stage_model."
+_LATENT_MEAN, _LATENT_STD = "edm_mean", "edm_std"
+_EDM_SIGMA_MIN, _EDM_SIGMA_MAX = "edm_vpred.sigma_min", "edm_vpred.sigma_max"
+
+# Tensors that are no weights: they say how a network is to be used.
+MARKERS = frozenset({"v_pred", "ztsnr", _LATENT_MEAN, _LATENT_STD, _EDM_SIGMA_MIN, _EDM_SIGMA_MAX})
 
 
 class FileFacts:
-    """Read from `emulsion.*` and `modelspec.*` metadata, and from the tensors `v_pred` and `ztsnr`."""
+    """Read from `emulsion.*` and `modelspec.*` metadata, and from marker tensors."""
 
     def __init__(self, source: WeightSource) -> None:
+        self._source = source
         self._metadata = source.metadata
         self._keys = frozenset(source.keys())
 
@@ -33,6 +38,27 @@ class FileFacts:
         return self.prediction_type in ("v", "v_prediction") or "v_pred" in self._keys
 
     @property
+    def is_epsilon(self) -> bool:
+        """Whether the file says so itself."""
+        return self.prediction_type in ("epsilon", "eps")
+
+    @property
+    def latent_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Mean and standard deviation of each channel of the autoencoder's latents (Playground v2.5), or None."""
+        if not {_LATENT_MEAN, _LATENT_STD} <= self._keys:
+            return None
+        mean, std = (self._source.read(key).flatten().tolist() for key in (_LATENT_MEAN, _LATENT_STD))
+        return tuple(mean), tuple(std)
+
+    @property
+    def edm_velocity_range(self) -> tuple[float, float] | None:
+        """Smallest and largest noise level of a model that predicts v on continuous levels (CosXL), or None."""
+        if _EDM_SIGMA_MAX not in self._keys:
+            return None
+        largest = float(self._source.read(_EDM_SIGMA_MAX))
+        return float(self._source.read(_EDM_SIGMA_MIN)) if _EDM_SIGMA_MIN in self._keys else 0.002, largest
+
+    @property
     def has_zero_terminal_snr(self) -> bool:
         return self._metadata.get("emulsion.zero_terminal_snr") == "true" or "ztsnr" in self._keys
 
@@ -45,9 +71,3 @@ def averaged(checkpoint: WeightSource) -> WeightSource:
         raise UnsupportedCheckpoint(
             checkpoint.origin, "it holds no averaged (EMA) weights; use its plain ones, which is the default."
         ) from error
-
-
-def external_vae(source: WeightSource) -> WeightSource:
-    """An autoencoder in a file of its own, with or without the prefix that it has inside a checkpoint."""
-    inside = with_prefix(source, _VAE)
-    return inside if inside.keys() else source

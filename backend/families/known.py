@@ -30,28 +30,6 @@ def context_width(source: WeightSource) -> int | None:
     return None
 
 
-def _vector_width(source: WeightSource) -> int | None:
-    key = _UNET + "label_emb.0.0.weight"
-    return source.spec(key).shape[1] if key in source.keys() else None
-
-
-def _has_linear_projections(source: WeightSource) -> bool:
-    key = _UNET + "input_blocks.1.1.proj_in.weight"
-    return key in source.keys() and len(source.spec(key).shape) == 2
-
-
-def _is_sdxl(source: WeightSource) -> bool:
-    return context_width(source) == 2048
-
-
-def _is_refiner(source: WeightSource) -> bool:
-    return context_width(source) == 1280 and _vector_width(source) is not None
-
-
-def _is_sd2(source: WeightSource) -> bool:
-    return _has_linear_projections(source) or has_part("cond_stage_model.model.transformer.resblocks.")(source)
-
-
 def _is_autoencoder(source: WeightSource) -> bool:
     keys = frozenset(source.keys())
     bare = "decoder.conv_in.weight" in keys
@@ -77,13 +55,10 @@ KNOWN = (
         has_key("emb_params", "clip_l", "clip_g"),
         "it is a word for prompts, not a checkpoint; a later version reads it.",
     ),
-    _known("sdxl-refiner", "SDXL refiner", _is_refiner),
-    _known("sdxl", "SDXL", _is_sdxl),
     _known("sd3", "Stable Diffusion 3", has_key("joint_blocks.0.x_block.attn.qkv.weight")),
     _known("flux", "FLUX.1", has_key("double_blocks.0.img_attn.qkv.weight")),
     _known("hunyuan-dit", "HunyuanDiT", has_key("mlp_t5.0.weight"), "this version has no HunyuanDiT."),
     _known("pixart", "PixArt", has_key("t_block.1.weight", "adaln_single.linear.weight")),
-    _known("sd2", "Stable Diffusion 2.x", _is_sd2),
     _known(
         "diffusers-unet",
         "diffusers U-Net",

@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from backend.diffusion.guidance import Conditioning
 from backend.diffusion.noise_levels import NoiseLevels
 from backend.diffusion.prediction import EpsPrediction, VPrediction
-from backend.errors import KeysDoNotMatch
+from backend.families.autoencoder_files import has_autoencoder
+from backend.families.clip_reader import ClipReader, text_encoder_of
+from backend.families.distilled import LCM_DEFAULTS, with_distillation
 from backend.families.family import Defaults, Description, Family, Machine, ModelFiles, Prompt
-from backend.families.file_facts import FileFacts, averaged, external_vae
-from backend.families.known import context_width
-from backend.families.latent_space import LatentScaling, LatentSpace
-from backend.families.parts import network_part, target_for
-from backend.families.unet_model import UNET, VAE, UNetModel
-from backend.families.unet_shapes import unet_config_from
-from backend.memory.residency import Part
-from backend.nn.clip_text import ClipText
-from backend.text.chunks import compile_chunks
-from backend.text.clip_encoder import SD1_CLIP_L, encode_clip, with_all_tokens
-from backend.text.clip_tokenizer import ClipTokenizer
-from backend.text.encoder_config import clip_config_from
-from backend.text.encoder_layouts import CLIP_L, TOKENS, chosen_encoder
-from backend.weights.source import WeightSource, with_prefix
+from backend.families.file_facts import FileFacts
+from backend.families.latent_space import LatentScaling
+from backend.families.unet_files import UNetTraits, unet_traits
+from backend.families.unet_model import UNetFamily, UNetModel
+from backend.text.clip_encoder import SD1_CLIP_L, with_all_tokens
+from backend.text.encoder_layouts import CLIP_L, encoders_in
+from backend.weights.source import WeightSource
 
 LATENT_FACTOR = 0.18215  # Rombach et al. 2022: makes the latents of the published autoencoder about unit variance
 NATIVE_SIZE = 512
 
+_FAMILY = UNetFamily(name="sd1", needs="an SD 1.x model", num_heads=8, head_dim=None)
 _TOKEN_IDS = "emulsion.token_ids"
 
 
 def recognise(source: WeightSource) -> bool:
-    """A U-Net in LDM layout with 1x1 convolutions around its transformers and without an extra vector."""
-    keys = frozenset(source.keys())
-    projection = next((key for key in keys if key.startswith(UNET) and key.endswith(".proj_in.weight")), None)
-    return (
-        UNET + "input_blocks.0.0.weight" in keys
-        and UNET + "label_emb.0.0.weight" not in keys
-        and projection is not None
-        and len(source.spec(projection).shape) == 4
-        and context_width(source) is not None
-    )
+    """A U-Net with 1x1 convolutions around its transformers and without an extra vector."""
+    traits = unet_traits(source)
+    return traits is not None and not traits.linear_projections and traits.vector_width is None
 
 
 def describe(source: WeightSource) -> Description:
     facts = FileFacts(source)
     return Description(
-        native_size=facts.native_size(NATIVE_SIZE), defaults=_defaults(facts), embedded=("clip_l",), needed=("clip_l",)
+        native_size=facts.native_size(NATIVE_SIZE),
+        defaults=with_distillation(_defaults(facts, unet_traits(source)), source),
+        text_encoders=(CLIP_L,),
+        embedded=tuple(kind for kind in encoders_in(source) if kind == CLIP_L),
+        needed=(CLIP_L,),
+        has_vae=has_autoencoder(source),
     )
 
 
@@ -55,64 +47,43 @@ def load(files: ModelFiles, machine: Machine) -> UNetModel:
 
     Raises KeysDoNotMatch when a part lacks the names from which its configuration is read, UnsupportedCheckpoint.
     """
-    checkpoint = averaged(files.checkpoint) if files.use_ema else files.checkpoint
-    facts = FileFacts(checkpoint)
-    unet = with_prefix(checkpoint, UNET)
-    text = _text_part(files, machine)
-    tokenizer = ClipTokenizer.load()
+    facts = FileFacts(files.checkpoint)
+    reader = ClipReader(CLIP_L, _text_encoder(files), machine, lambda _: SD1_CLIP_L)
 
     def encode(prompt: Prompt) -> Conditioning:
-        encoding = encode_clip(
-            cast(ClipText, machine.residency.get(text)),
-            compile_chunks(prompt.emphasis.parse(prompt.text), tokenizer),
-            SD1_CLIP_L,
-            clip_skip=prompt.clip_skip,
-            emphasis=prompt.emphasis,
-            device=machine.device.torch_device,
-            dtype=machine.policy.text_encoder,
-        )
-        return Conditioning(context=encoding.states)
+        return Conditioning(context=reader.encode(prompt).states, guidance=prompt.distilled_guidance)
 
     return UNetModel(
-        family="sd1",
-        unet=unet,
-        config=unet_config_from(
-            unet, num_heads=facts.number("num_heads", 8), head_dim=None, norm_groups=facts.number("norm_groups", 32)
-        ),
-        latents=LatentSpace(
-            external_vae(files.vae) if files.vae else with_prefix(checkpoint, VAE),
-            machine,
-            LatentScaling(factor=(LATENT_FACTOR,)),
-            channels=4,
-            family_label="an SD 1.x model",
-            norm_groups=facts.number("vae_norm_groups", 32),
-        ),
+        _FAMILY,
+        files,
+        machine,
+        scaling=LatentScaling(factor=(LATENT_FACTOR,)),
         levels=NoiseLevels.scaled_linear(zero_terminal_snr=facts.has_zero_terminal_snr),
         prediction=VPrediction() if facts.is_velocity else EpsPrediction(),
         encode_prompt=encode,
-        machine=machine,
     )
 
 
-def _defaults(facts: FileFacts) -> Defaults:
+def _defaults(facts: FileFacts, traits: UNetTraits | None) -> Defaults:
+    if traits is not None and traits.guidance_width is not None:
+        return LCM_DEFAULTS
     guidance_scale = float(facts.number("guidance_scale", 7))
     if facts.has_zero_terminal_snr:
         # Karras' levels would spend half of the steps above any noise that tells (sigma is 4519 at the start).
-        return Defaults(sampler="euler", schedule="sgm_uniform", guidance_scale=guidance_scale)
-    return Defaults(guidance_scale=guidance_scale)
+        return Defaults(
+            sampler="euler",
+            schedule="sgm_uniform",
+            guidance_scale=guidance_scale,
+            reason="Stable Diffusion 1.x with zero terminal SNR: even steps from pure noise",
+        )
+    return Defaults(guidance_scale=guidance_scale, reason="Stable Diffusion 1.x")
 
 
-def _text_part(files: ModelFiles, machine: Machine) -> Part:
-    checkpoint = files.checkpoint
-    source = chosen_encoder(CLIP_L, checkpoint=checkpoint, separate=files.text_encoders)
-    if source is None:
-        missing = f"cond_stage_model.transformer.text_model.{TOKENS}"
-        raise KeysDoNotMatch(checkpoint.origin, "text encoder", missing=[missing])
-    if _TOKEN_IDS in frozenset(checkpoint.keys()) and CLIP_L not in files.text_encoders:
-        source = with_all_tokens(source, checkpoint.read(_TOKEN_IDS))
-    config = clip_config_from(source, CLIP_L, heads=FileFacts(source).number("text_heads", 0) or None)
-    target = target_for(machine, machine.policy.text_encoder)
-    return network_part("text encoder", source, target, lambda: ClipText(config))
+def _text_encoder(files: ModelFiles) -> WeightSource:
+    source = text_encoder_of(CLIP_L, files)
+    if _TOKEN_IDS in frozenset(files.checkpoint.keys()) and CLIP_L not in files.text_encoders:
+        return with_all_tokens(source, files.checkpoint.read(_TOKEN_IDS))
+    return source
 
 
 SD1 = Family(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,46 +14,73 @@ from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process, VarianceExploding
 from backend.errors import UnsupportedCheckpoint
-from backend.families.family import LatentPreview, Machine, Prompt
-from backend.families.latent_space import LatentSpace
+from backend.families.autoencoder_files import autoencoder_of
+from backend.families.family import LatentPreview, Machine, ModelFiles, Prompt
+from backend.families.file_facts import FileFacts, averaged
+from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
-from backend.nn.unet import UNet, UNetConfig
-from backend.weights.source import WeightSource
+from backend.families.unet_files import unet_in
+from backend.families.unet_shapes import unet_config_from
+from backend.nn.unet import KeysValues, UNet, used_once
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
 _CHANNELS = (4, 8, 9)
 
 
+@dataclass(frozen=True, kw_only=True)
+class UNetFamily:
+    """What the models of one family have in common. num_heads, head_dim: see `UNetConfig`. needs: "an SD 1.x model"."""
+
+    name: str
+    needs: str
+    num_heads: int | None = None
+    head_dim: int | None = 64
+
+
 class UNetModel:
-    """A `Model`. unet: the source of the U-Net's weights under their own names. Raises UnsupportedCheckpoint."""
+    """A `Model`. Raises KeysDoNotMatch and UnsupportedCheckpoint."""
 
     def __init__(
         self,
+        family: UNetFamily,
+        files: ModelFiles,
+        machine: Machine,
         *,
-        family: str,
-        unet: WeightSource,
-        config: UNetConfig,
-        latents: LatentSpace,
+        scaling: LatentScaling,
         levels: Levels,
         prediction: Prediction,
         encode_prompt: Callable[[Prompt], Conditioning],
-        machine: Machine,
     ) -> None:
+        checkpoint = averaged(files.checkpoint) if files.use_ema else files.checkpoint
+        facts = FileFacts(checkpoint)
+        unet = unet_in(checkpoint)
+        config = unet_config_from(
+            unet,
+            num_heads=facts.number("num_heads", 0) or family.num_heads,
+            head_dim=family.head_dim,
+            norm_groups=facts.number("norm_groups", 32),
+        )
         if config.in_channels not in _CHANNELS:
             raise UnsupportedCheckpoint(
-                unet.origin,
+                checkpoint.origin,
                 f"its U-Net takes {config.in_channels} channels; 4 (text to image), 8 (InstructPix2Pix) and 9 "
                 "(inpainting) are known. Choose another checkpoint.",
             )
-        self.family = family
+        self.family = family.name
         self.prediction = prediction
         self.process: Process = VarianceExploding()
         self._levels = levels
         self._encode_prompt = encode_prompt
-        self._latents = latents
         self._machine = machine
-        self._unet = network_part("U-Net", unet, target_for(machine, machine.policy.unet), lambda: UNet(config))
+        self._latents = LatentSpace(
+            autoencoder_of(files),
+            machine,
+            scaling,
+            channels=config.out_channels,
+            family_label=family.needs,
+            norm_groups=facts.number("vae_norm_groups", 32),
+        )
+        target = target_for(machine, machine.policy.unet)
+        self._unet = network_part("U-Net", unet, target, lambda: UNet(config), once=used_once(unet.keys()))
 
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         return self._levels
@@ -66,12 +94,14 @@ class UNetModel:
     def network(self, timesteps: Sequence[float]) -> ConditionedNetwork:
         unet = cast(UNet, self._machine.residency.get(self._unet))
         dtype = self._machine.policy.unet
+        # A text is the same at every step, so what the layers attend to of it is computed once; the layers that do so
+        # are an eighth of SDXL's weights and need not stay on the device.
+        texts: dict[Conditioning, KeysValues] = {}
         blank: dict[tuple[int, int], Tensor] = {}
 
         @torch.inference_mode()
         def predict(x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             batch, channels, height, width = x.shape
-            images = batch // conditioning.groups
             if unet.config.in_channels > channels:
                 extra = conditioning.image
                 if extra is None:
@@ -81,9 +111,12 @@ class UNetModel:
                 extra = extra.to(x).repeat_interleave(batch // extra.shape[0], dim=0)
                 x = torch.cat([x, extra], dim=1)
             x = x.to(dtype, memory_format=torch.channels_last)
-            context = conditioning.context.to(x).repeat_interleave(images, dim=0)
-            y = None if conditioning.vector is None else conditioning.vector.to(x).repeat_interleave(images, dim=0)
-            return unet(x, timesteps, context, y).float().contiguous()
+            if conditioning not in texts:
+                texts[conditioning] = unet.keys_values(conditioning.context.to(x))
+            y = None if conditioning.vector is None else conditioning.vector.to(x)
+            told = conditioning.guidance
+            guidance = None if told is None else torch.full((conditioning.groups,), told, device=x.device)
+            return unet(x, timesteps, texts[conditioning], y, guidance=guidance).float().contiguous()
 
         return predict
 
