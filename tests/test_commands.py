@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from backend.events import Notice, Progress, StageStarted
 from backend.images.png_text import read_png_text
 from backend.weights.safetensors_file import write_safetensors
 from tests.extension_samples import write_good_one
-from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_checkpoint import METADATA, tiny_tensors, write_t5_header, write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,24 @@ def test_generate_takes_a_checkpoint_from_anywhere(home: Path, tmp_path: Path) -
     assert "Model: tiny" in read_png_text((tmp_path / "b.png").read_bytes())["parameters"]
 
 
+def test_generate_lets_another_checkpoint_finish_the_picture(home: Path, tmp_path: Path) -> None:
+    elsewhere = str(write_tiny_checkpoint(tmp_path / "elsewhere" / "other.safetensors", seed=1))
+    alone, refined = tmp_path / "alone.png", tmp_path / "refined.png"
+    assert generate(home, alone, "--seed", "1") == 0
+    assert generate(home, refined, "--seed", "1", "--refiner", elsewhere, "--refiner-switch", "0.5") == 0
+    infotext = read_png_text(refined.read_bytes())["parameters"]
+    assert "Refiner: other, Refiner switch at: 0.5" in infotext
+    assert Image.open(alone).tobytes() != Image.open(refined).tobytes()
+
+
+def test_generate_takes_a_text_encoder_from_anywhere_and_says_when_it_does_not_fit(
+    home: Path, tmp_path: Path, capsys
+) -> None:
+    encoder = write_t5_header(tmp_path / "elsewhere" / "large.safetensors")
+    assert generate(home, tmp_path / "x.png", "--text-encoder", str(encoder)) == 1
+    assert "large is T5-XXL; tiny.safetensors reads CLIP-L" in capsys.readouterr().err
+
+
 def test_generate_leaves_extensions_out_in_safe_mode(home: Path, tmp_path: Path, capsys) -> None:
     extensions = home / "extensions"
     extensions.mkdir()
@@ -113,6 +132,12 @@ def test_generate_leaves_extensions_out_in_safe_mode(home: Path, tmp_path: Path,
         (["--sampler", "oiler"], 'There is no sampler named "oiler"'),
         (["--checkpoint", "missing"], 'There is no checkpoint named "missing". Known: tiny.'),
         (["--vae", "missing"], 'There is no VAE named "missing"'),
+        (["--refiner", "missing"], 'There is no checkpoint named "missing"'),
+        (["--text-encoder", "missing"], 'There is no text encoder named "missing"'),
+        (["--refiner-switch", "2"], "refiner_switch: 2.0 is outside 0 to 1"),
+        (["--shift", "0"], "shift: 0.0 is outside"),
+        (["--guidance-rescale", "1.5"], "guidance_rescale: 1.5 is outside 0 to 1"),
+        (["--distilled-guidance", "nan"], "distilled_guidance: must be a number"),
         (["--size", "100x64"], "width: 100 is no multiple of 8"),
         (["--guidance", "nan"], "guidance_scale: must be a number"),
         (["--seed", "-2"], "seed: -2 is outside"),
@@ -192,10 +217,7 @@ def test_info_knows_the_hashes_of_a1111(tmp_path: Path, capsys) -> None:
         ("lora", {"lora_unet_down_blocks_0.lora_down.weight": torch.zeros(4, 8)}),
         ("flux", {"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}),
         ("sd3", {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(2, 2)}),
-        (
-            "sdxl",
-            {"model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(2, 2048)},
-        ),
+        ("hunyuan-dit", {"mlp_t5.0.weight": torch.zeros(2, 2)}),
         ("pixart", {"t_block.1.weight": torch.zeros(2, 2)}),
         ("vae", {"decoder.conv_in.weight": torch.zeros(2, 2)}),
         ("unknown", {"something": torch.zeros(2)}),
@@ -216,7 +238,35 @@ def test_info_names_files_that_cannot_be_run(
 def test_info_lists_data_types_by_their_share(tmp_path: Path, capsys) -> None:
     file = small_file(tmp_path / "x.safetensors", {"a": torch.zeros(750, dtype=torch.bfloat16), "b": torch.zeros(250)})
     main(["info", str(file)])
-    assert "bfloat16 75 %, float32 25 %" in capsys.readouterr().out
+    assert "bfloat16 75 % (0 MiB), float32 25 % (0 MiB)" in capsys.readouterr().out
+    main(["info", str(file), "--json"])
+    assert json.loads(capsys.readouterr().out)["stored"] == {"bfloat16": 1500, "float32": 1000}
+
+
+def test_info_tells_how_a_checkpoint_is_used_and_what_it_holds(home: Path, capsys) -> None:
+    main(["info", str(home / "models" / "checkpoints" / "tiny.safetensors"), "--no-hash"])
+    text = capsys.readouterr().out
+    assert "64 x 64, sides in steps of 8" in text
+    assert "20 steps, dpmpp_2m, guidance 7" in text
+    assert "CLIP-L, VAE" in text
+    main(["info", str(home / "models" / "checkpoints" / "tiny.safetensors"), "--json", "--no-hash"])
+    description = json.loads(capsys.readouterr().out)["description"]
+    assert (description["native_size"], description["has_vae"]) == (64, True)
+    assert description["embedded"] == ["clip_l"]
+    assert description["defaults"]["steps"] == 20
+
+
+def test_info_tells_what_a_checkpoint_lacks(tmp_path: Path, capsys) -> None:
+    parts = {key: value for key, value in tiny_tensors().items() if not key.startswith("first_stage_model.")}
+    main(["info", str(small_file(tmp_path / "x.safetensors", parts, **METADATA)), "--no-hash"])
+    assert re.search(r"lacks +VAE\n", capsys.readouterr().out)
+
+
+def test_info_knows_a_text_encoder_by_its_kind(tmp_path: Path, capsys) -> None:
+    main(["info", str(write_t5_header(tmp_path / "x.safetensors")), "--no-hash"])
+    text = capsys.readouterr().out
+    assert "T5-XXL text encoder" in text
+    assert "models/text_encoders" in text
 
 
 def test_info_moves_no_cursor(tmp_path: Path, capsys) -> None:

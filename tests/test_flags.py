@@ -99,6 +99,16 @@ def test_memory_budget_is_read_as_people_write_it() -> None:
     assert read("--memory-budget", "1.5G").settings.memory_budget == int(1.5 * 2**30)
 
 
+@pytest.mark.parametrize(("written", "minutes"), [("10", 10.0), ("0", 0.0), ("0.5", 0.5)])
+def test_idle_models_leave_after_minutes(written: str, minutes: float) -> None:
+    assert read("--idle-unload", written).settings.idle_unload_minutes == minutes
+
+
+def test_without_a_flag_the_preferences_decide_about_unloading_and_compiling() -> None:
+    assert read().settings.idle_unload_minutes is read().settings.compile_networks is None
+    assert read("--compile").settings.compile_networks is True
+
+
 def test_a_data_folder_moves_everything_that_belongs_to_a_user() -> None:
     settings = read("--data-dir", "/mnt/me", "--output-dir", "/pictures").settings
     assert settings.root == Path("/program")
@@ -126,6 +136,15 @@ def test_models_of_other_programs_are_used_where_they_lie(tmp_path: Path) -> Non
         Path("/and more"),
     )
     assert settings.vae_dirs == (tmp_path / "a1111/models/vae", tmp_path / "a1111/models/VAE")
+    for folder in ("text_encoder", "unet"):
+        (tmp_path / "a1111/models" / folder).mkdir()
+    settings = read("--models-dir", str(tmp_path / "a1111/models"), "--text-encoder-dir", "/more").settings
+    assert tmp_path / "a1111/models/unet" in settings.checkpoint_dirs
+    assert settings.text_encoder_dirs == (
+        tmp_path / "a1111/models/text_encoders",
+        tmp_path / "a1111/models/text_encoder",
+        Path("/more"),
+    )
     other = read("--forge-ref-a1111-home", str(tmp_path / "a1111"), "--forge-ref-comfy-home", str(tmp_path / "comfy"))
     assert tmp_path / "a1111/models/Stable-diffusion" in other.settings.checkpoint_dirs
     assert tmp_path / "comfy/models/checkpoints" in other.settings.checkpoint_dirs
@@ -186,6 +205,8 @@ def test_the_browser_stays_closed_without_a_display() -> None:
         (["--port", "http"], '"http" is no port'),
         (["--port", "70000"], '"70000" is no port'),
         (["--memory-budget", "much"], "write for example 3G"),
+        (["--idle-unload", "soon"], "write minutes"),
+        (["--idle-unload", "-1"], "write minutes"),
         (["--theme", "pink"], "invalid choice"),
         (["--tls-certfile", "/nowhere/cert.pem"], "is no file"),
         (["--port"], "expected one argument"),
@@ -220,14 +241,15 @@ def test_a_flag_of_another_program_is_told_and_swallows_its_values(flag) -> None
 def test_flags_of_existing_start_scripts_are_known() -> None:
     scripts = (
         "--listen --port 7861 --autolaunch --api --nowebui --api-auth a:b --gradio-auth a:b --cors-allow-origins x "
-        "--subpath s --server-name n --data-dir d --models-dir d --ckpt c --ckpt-dir d --vae-dir d --medvram --lowvram "
+        "--subpath s --server-name n --data-dir d --models-dir d --ckpt c --ckpt-dir d --vae-dir d "
+        "--text-encoder-dir d --medvram --lowvram "
         "--no-half --precision full --device-id 0 --use-cpu all --theme dark --disable-all-extensions "
         "--disable-extra-extensions --skip-install --loglevel INFO --forge-ref-a1111-home h --cpu --novram "
         "--base-directory d --output-directory d"
     )
     assert read(*scripts.split()).notes == ()
     nothing_here = (
-        "--share --lora-dir d --embeddings-dir d --text-encoder-dir d --esrgan-models-path d --no-half-vae --xformers "
+        "--share --lora-dir d --embeddings-dir d --esrgan-models-path d --no-half-vae --xformers "
         "--opt-sdp-attention --styles-file f --ui-config-file f --ui-settings-file f --hide-ui-dir-config "
         "--freeze-settings --skip-torch-cuda-test --no-hashing --no-download-sd-model --api-log --gpu-only --highvram "
         "--reserve-vram 1 --preview-method auto --extra-model-paths-config f --deterministic --fast fp16_accumulation"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from backend.commands.flags import OneLineParser, add_device_flags, add_extension_flags, add_model_flags
+from backend.request import DEFAULT_REFINER_SWITCH
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,13 +31,34 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("picture")
     group.add_argument("--negative", "--negative-prompt", default="", metavar="TEXT", help="what to keep away from")
     group.add_argument("--vae", metavar="FILE", help="VAE in place of the checkpoint's own, by path or name")
+    group.add_argument(
+        "--text-encoder", dest="text_encoders", action="append", default=[], metavar="FILE",
+        help="text encoder in place of the checkpoint's own, by path or name; several times for several",
+    )  # fmt: skip
     group.add_argument("--sampler", metavar="NAME", help="sampler; docs/samplers.md lists them")
     group.add_argument("--schedule", "--scheduler", metavar="NAME", help="schedule of noise levels")
     group.add_argument("--steps", type=int, metavar="N", help="sampling steps")
     group.add_argument("--size", type=_size, metavar="WxH", help="size in pixels, such as 512x768")
-    group.add_argument("--width", type=int, metavar="PIXELS", help="width, a multiple of 8")
-    group.add_argument("--height", type=int, metavar="PIXELS", help="height, a multiple of 8")
+    group.add_argument("--width", type=int, metavar="PIXELS", help="width, a multiple of 8 (some models: of 16)")
+    group.add_argument("--height", type=int, metavar="PIXELS", help="height, a multiple of 8 (some models: of 16)")
     group.add_argument("--guidance", "--cfg-scale", type=float, metavar="X", help="guidance scale; 1 switches it off")
+    group.add_argument(
+        "--distilled-guidance", "--distilled-cfg-scale", type=float, metavar="X",
+        help="the guidance that FLUX.1 dev and LCM are told",
+    )  # fmt: skip
+    group.add_argument(
+        "--guidance-rescale", type=float, default=0.0, metavar="X",
+        help="how much of the contrast that guidance adds is taken back, 0 to 1 (0)",
+    )  # fmt: skip
+    group.add_argument("--shift", type=float, metavar="X", help="shift of the noise levels of SD 3 and FLUX.1")
+    group.add_argument("--refiner", metavar="FILE", help="checkpoint that finishes the picture, by path or name")
+    group.add_argument(
+        "--refiner-switch", type=float, default=DEFAULT_REFINER_SWITCH, metavar="X",
+        help=f"share of the steps after which the refiner takes over ({DEFAULT_REFINER_SWITCH:g})",
+    )  # fmt: skip
+    group.add_argument(
+        "--refiner-switch-timestep", type=int, metavar="N", help="the timestep at which it does, in place of the share"
+    )
     group.add_argument("--seed", type=int, default=-1, metavar="N", help="seed of the first picture; -1 draws one")
     group.add_argument("--batch-size", type=int, default=1, metavar="N", help="pictures that are made together (1)")
     group.add_argument("--batch-count", type=int, default=1, metavar="N", help="batches, one after the other (1)")

@@ -15,14 +15,17 @@ from typing import Any, NoReturn
 
 from backend.commands.foreign_flags import FOREIGN_FLAGS, ForeignFlag
 from backend.commands.server_options import DEFAULT_PORT, EVERYWHERE, LOOPBACK, Credentials, ServerOptions
+from backend.engine.preferences import MAX_IDLE_MINUTES
 from backend.engine.settings import Settings
 from backend.errors import RequestError, ServerError
 from backend.http.security import parse_credentials
 from backend.memory.byte_sizes import parse_bytes
 
 _NARGS = {"one value": 1, "perhaps a value": "?", "several values": "*"}
-_CHECKPOINT_FOLDERS = ("checkpoints", "Stable-diffusion")  # ours and ComfyUI's; A1111's and Forge's
+# Ours and ComfyUI's; A1111's and Forge's; ComfyUI's for files without text encoders and VAE.
+_CHECKPOINT_FOLDERS = ("checkpoints", "Stable-diffusion", "diffusion_models", "unet")
 _VAE_FOLDERS = ("vae", "VAE")
+_TEXT_ENCODER_FOLDERS = ("text_encoders", "text_encoder", "clip")  # ours and ComfyUI's; Forge's; ComfyUI's old one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,7 @@ def read_settings(values: argparse.Namespace, root: Path) -> Settings:
         models_dir=models_dir,
         checkpoint_dirs=_folders(models_dir, others, _CHECKPOINT_FOLDERS, [*values.ckpt_dirs, *file]),
         vae_dirs=_folders(models_dir, others, _VAE_FOLDERS, values.vae_dirs),
+        text_encoder_dirs=_folders(models_dir, others, _TEXT_ENCODER_FOLDERS, values.text_encoder_dirs),
         output_dir=values.output_dir or home / "outputs",
         data_dir=home / "data",
         extensions_dir=home / "extensions",
@@ -74,6 +78,8 @@ def read_settings(values: argparse.Namespace, root: Path) -> Settings:
         full_precision=values.full_precision or values.precision == "full",
         low_memory=values.low_memory,
         memory_budget=values.memory_budget,
+        idle_unload_minutes=values.idle_unload,
+        compile_networks=values.compile or None,
     )
 
 
@@ -157,12 +163,14 @@ def _add_access_flags(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say where things lie."""
     group = parser.add_argument_group("folders and files")
-    parser.set_defaults(ckpt_dirs=[], vae_dirs=[], other_homes=[])
+    parser.set_defaults(ckpt_dirs=[], vae_dirs=[], text_encoder_dirs=[], other_homes=[])
     group.add_argument(
         "--data-dir", "--base-directory", type=_folder, metavar="DIR",
         help="folder that holds models, outputs, data and extensions (the program's own)",
     )  # fmt: skip
-    group.add_argument("--models-dir", type=_folder, metavar="DIR", help="folder with checkpoints/ and vae/ (models)")
+    group.add_argument(
+        "--models-dir", type=_folder, metavar="DIR", help="folder with checkpoints/, vae/ and text_encoders/ (models)"
+    )
     group.add_argument(
         "--output-dir", "--output-directory", type=_folder, metavar="DIR", help="folder for pictures (outputs)"
     )
@@ -178,6 +186,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--vae-dir", dest="vae_dirs", type=_folder, action="append", metavar="DIR", help="one more folder of VAEs"
     )
+    group.add_argument(
+        "--text-encoder-dir", dest="text_encoder_dirs", type=_folder, action="append", metavar="DIR",
+        help="one more folder of text encoders",
+    )  # fmt: skip
     group.add_argument(
         "--forge-ref-a1111-home", "--forge-ref-comfy-home", dest="other_homes", type=_folder, action="append",
         metavar="DIR", help="use the models of another program that is installed there",
@@ -198,6 +210,13 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--memory-budget", type=_bytes, metavar="SIZE", help="bytes for models in memory, such as 3G or 800M"
+    )
+    group.add_argument(
+        "--idle-unload", type=_minutes, metavar="MINUTES",
+        help="let models leave the memory when nothing was asked for that long; 0 never",
+    )  # fmt: skip
+    group.add_argument(
+        "--compile", action="store_true", help="compile the networks: minutes once, and faster steps from then on"
     )
     group.add_argument(
         "--no-half", "--all-in-fp32", "--force-fp32", dest="full_precision", action="store_true",
@@ -333,6 +352,16 @@ def _bytes(text: str) -> int:
         return parse_bytes(text)
     except RequestError as error:
         raise argparse.ArgumentTypeError(error.problem) from error
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes <= MAX_IDLE_MINUTES:
+        raise argparse.ArgumentTypeError(f'"{text[:40]}" is no time; write minutes from 0 to {MAX_IDLE_MINUTES}')
+    return minutes
 
 
 def _credentials(text: str) -> Credentials:

@@ -16,6 +16,8 @@ class ForeignFlag:
 
 
 _MEMORY = "memory is managed by itself; --memory-budget and --lowvram limit it"
+_RESERVED = "what a device needs beside models is left free by itself; --memory-budget says what models may take"
+_OFFLOAD = "models leave a memory when others need it; --idle-unload lets them leave when nothing is asked"
 _ATTENTION = "the fastest exact attention is chosen by itself"
 _PRECISION = "the data type that suits the device is chosen by itself; --no-half computes in float32"
 _SPEED = "what makes the device fast is chosen by itself"
@@ -43,12 +45,15 @@ FOREIGN_FLAGS = (
     *_switches(
         _MEMORY,
         "--gpu-only", "--highvram", "--normalvram", "--lowram", "--always-gpu", "--always-high-vram",
-        "--always-normal-vram", "--always-offload-from-vram", "--disable-smart-memory", "--unload-gfpgan",
-        "--pin-shared-memory", "--cuda-stream", "--disable-model-loading-ram-optimization", "--async-offload",
+        "--always-normal-vram", "--pin-shared-memory", "--cuda-stream", "--disable-model-loading-ram-optimization",
         "--disable-async-offload", "--disable-pinned-memory", "--mmap-torch-files", "--disable-mmap", "--cache-none",
-        "--cache-classic",
+        "--cache-classic", "--disable-dynamic-vram", "--enable-dynamic-vram",
     ),
-    *_values(_MEMORY, "--reserve-vram", "--cache-lru", "--vram-headroom"),
+    *_values(_MEMORY, "--cache-lru"),
+    ForeignFlag(name="--cache-ram", takes="perhaps a value", reason=_MEMORY),
+    ForeignFlag(name="--async-offload", takes="perhaps a value", reason=_MEMORY),
+    *_values(_RESERVED, "--reserve-vram", "--vram-headroom"),
+    *_switches(_OFFLOAD, "--always-offload-from-vram", "--disable-smart-memory", "--unload-gfpgan"),
     *_switches(
         _ATTENTION,
         "--xformers", "--force-enable-xformers", "--xformers-flash-attention", "--disable-xformers",
@@ -82,7 +87,7 @@ FOREIGN_FLAGS = (
     *_switches(_SAME, "--deterministic", "--pytorch-deterministic", "--use-textbox-seed"),
     *_values(
         _LATER,
-        "--lora-dir", "--lyco-dir", "--embeddings-dir", "--hypernetwork-dir", "--text-encoder-dir",
+        "--lora-dir", "--lyco-dir", "--embeddings-dir", "--hypernetwork-dir",
         "--textual-inversion-templates-dir", "--controlnet-dir", "--controlnet-preprocessor-models-dir",
         "--controlnet-annotator-models-path", "--esrgan-models-path", "--bsrgan-models-path",
         "--realesrgan-models-path", "--swinir-models-path", "--scunet-models-path", "--dat-models-path",

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -32,8 +33,8 @@ def run(values: argparse.Namespace, root: Path) -> int:
 
     Raises EmulsionError when the job cannot be queued or fails, Cancelled when it was stopped.
     """
-    settings, vae = _settings(values, root)
-    request = _request(values, settings.checkpoint, vae)
+    settings, names = _settings(values, root)
+    request = _request(values, settings.checkpoint, names)
     targets = output_files(values.output, request.batch_size * request.batch_count)
     _refuse_existing(targets, force=values.force)
     folder = targets[0].parent
@@ -65,26 +66,51 @@ def output_files(output: Path, count: int) -> list[Path]:
     return [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, count + 1)]
 
 
-def _settings(values: argparse.Namespace, root: Path) -> tuple[Settings, str | None]:
-    """The settings, and the name of the VAE, which may lie anywhere."""
+@dataclass(frozen=True, kw_only=True)
+class _Names:
+    """How the library knows the files, which may lie anywhere, that a command line names."""
+
+    vae: str | None
+    refiner: str | None
+    text_encoders: tuple[str, ...]
+
+
+def _settings(values: argparse.Namespace, root: Path) -> tuple[Settings, _Names]:
     settings = read_settings(values, root)
-    vae, file = named_file(values.vae)
-    return dataclasses.replace(settings, vae_dirs=(*settings.vae_dirs, *file)), vae
+    vae, vae_file = named_file(values.vae)
+    refiner, refiner_file = named_file(values.refiner)
+    encoders = [named_file(encoder) for encoder in values.text_encoders]
+    settings = dataclasses.replace(
+        settings,
+        checkpoint_dirs=(*settings.checkpoint_dirs, *refiner_file),
+        vae_dirs=(*settings.vae_dirs, *vae_file),
+        text_encoder_dirs=(*settings.text_encoder_dirs, *(file for _, files in encoders for file in files)),
+    )
+    return settings, _Names(
+        vae=vae, refiner=refiner, text_encoders=tuple(name for name, _ in encoders if name is not None)
+    )
 
 
-def _request(values: argparse.Namespace, checkpoint: str | None, vae: str | None) -> GenerationRequest:
+def _request(values: argparse.Namespace, checkpoint: str | None, names: _Names) -> GenerationRequest:
     width, height = values.size or (None, None)
     return GenerationRequest(
         prompt=values.prompt,
         negative_prompt=values.negative,
         checkpoint=checkpoint,
-        vae=vae,
+        vae=names.vae,
+        text_encoders=names.text_encoders,
         sampler=values.sampler,
         schedule=values.schedule,
         steps=values.steps,
         width=values.width or width,
         height=values.height or height,
         guidance_scale=values.guidance,
+        distilled_guidance=values.distilled_guidance,
+        guidance_rescale=values.guidance_rescale,
+        shift=values.shift,
+        refiner=names.refiner,
+        refiner_switch=values.refiner_switch,
+        refiner_switch_timestep=values.refiner_switch_timestep,
         seed=values.seed,
         batch_size=values.batch_size,
         batch_count=values.batch_count,

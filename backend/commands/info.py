@@ -11,19 +11,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backend.commands.terminal import as_line
+from backend.diffusion.schedules import AUTOMATIC
+from backend.engine.components import ENCODER_LABELS
 from backend.families import builtin
-from backend.families.family import identify
+from backend.families.family import Description, Family, identify
 from backend.memory.byte_sizes import as_text
+from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, sha256_of
-from backend.weights.safetensors_file import open_safetensors
+from backend.weights.source import WeightSource
+from backend.weights.weight_file import open_weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileFacts:
     """What the header of a weight file says.
 
-    family, label: of the family that recognises it; "unknown" when none does. problem: why it cannot be run, or "".
-    dtypes: data type -> elements.
+    family, label: of the family that recognises it; "unknown" when none does.
+    problem: why it cannot be run, or "".
+    dtypes, stored: what numbers are stored as ("float16", "Q4_K") -> how many of them, and their bytes.
+    description: how it is used when nothing is chosen, and which parts it holds; None for what cannot be run.
     """
 
     file: str
@@ -33,8 +39,10 @@ class FileFacts:
     tensors: int
     parameters: int
     dtypes: Mapping[str, int]
+    stored: Mapping[str, int]
     size: int
     metadata: Mapping[str, str]
+    description: Description | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,26 +67,22 @@ def run(values: argparse.Namespace, root: Path) -> int:
 
 def read_facts(path: Path) -> FileFacts:
     """Look at the header alone. Raises FileError."""
-    source = open_safetensors(path)
+    source = open_weights(path)
     family = identify(source, builtin.BUILTIN)
-    dtypes: Counter[str] = Counter()
-    for key in source.keys():
-        spec = source.spec(key)
-        dtypes[str(spec.dtype).removeprefix("torch.")] += spec.num_elements
-    if family is None:
-        problem = "no kind of model that this version knows has these weights"
-    else:
-        problem = "" if family.load else family.advice
+    dtypes, stored = _census(source)
+    name, label, problem = _kind(source, family)
     return FileFacts(
         file=path.name,
-        family=family.name if family else "unknown",
-        label=family.label if family else "unknown",
+        family=name,
+        label=label,
         problem=problem,
         tensors=len(source.keys()),
         parameters=sum(dtypes.values()),
         dtypes=dict(dtypes.most_common()),
+        stored=stored,
         size=path.stat().st_size,
         metadata=source.metadata,
+        description=family.describe(source) if family and family.describe else None,
     )
 
 
@@ -86,6 +90,30 @@ def read_hashes(path: Path) -> Hashes:
     """Read the whole file: about a second for every gigabyte."""
     sha256 = sha256_of(path)
     return Hashes(sha256=sha256, short=sha256[:SHORT], legacy=_legacy_hash(path))
+
+
+def _kind(source: WeightSource, family: Family | None) -> tuple[str, str, str]:
+    """Name, label and problem."""
+    if family is not None and family.load:
+        return family.name, family.label, ""
+    if (kind := kind_of_encoder(source)) is not None:
+        label = f"{ENCODER_LABELS[kind]} text encoder"
+        return "text-encoder", label, "it is a part of models; move it to models/text_encoders, where they find it"
+    if family is not None:
+        return family.name, family.label, family.advice
+    return "unknown", "unknown", "no kind of model that this version knows has these weights"
+
+
+def _census(source: WeightSource) -> tuple[Counter[str], dict[str, int]]:
+    """How many numbers there are of each kind, and the bytes that they take."""
+    numbers: Counter[str] = Counter()
+    stored: Counter[str] = Counter()
+    for key in source.keys():
+        spec, packing = source.spec(key), source.packing(key)
+        kind = packing.name if packing else str(spec.dtype).removeprefix("torch.")
+        numbers[kind] += spec.num_elements
+        stored[kind] += source.storage_bytes(key)
+    return numbers, dict(stored)
 
 
 def _legacy_hash(path: Path) -> str:
@@ -99,9 +127,10 @@ def _lines(facts: FileFacts, hashes: Hashes | None) -> list[str]:
     rows = {
         "family": f"{facts.label} ({facts.family})" if facts.family != "unknown" else "unknown",
         "can be used": f"no: {facts.problem}" if facts.problem else "yes",
+        **(_use(facts.description) if facts.description else {}),
         "tensors": f"{facts.tensors:,}",
         "parameters": f"{facts.parameters:,}",
-        "data types": ", ".join(_share(name, count, facts.parameters) for name, count in facts.dtypes.items()),
+        "data types": ", ".join(_share(name, count, facts) for name, count in facts.dtypes.items()),
         "size": f"{as_text(facts.size)} ({facts.size:,} bytes)",
     }
     if hashes:
@@ -112,5 +141,31 @@ def _lines(facts: FileFacts, hashes: Hashes | None) -> list[str]:
     return lines
 
 
-def _share(name: str, count: int, total: int) -> str:
-    return f"{name} {100 * count / total:.3g} %" if total else name
+def _use(description: Description) -> dict[str, str]:
+    """How a model is used, and of what it consists."""
+    usual = description.defaults
+    said = [f"{usual.steps} steps", usual.sampler]
+    if usual.schedule != AUTOMATIC:
+        said.append(usual.schedule)
+    said.append(f"guidance {usual.guidance_scale:g}")
+    if usual.distilled_guidance is not None:
+        said.append(f"distilled guidance {usual.distilled_guidance:g}")
+    size = f"{description.native_size} x {description.native_size}, sides in steps of {description.size_step}"
+    rows = {"picture": size, "defaults": ", ".join(said)}
+    if usual.reason:
+        rows["because"] = usual.reason
+    held = [ENCODER_LABELS[kind] for kind in description.embedded] + (["VAE"] if description.has_vae else [])
+    rows["holds"] = ", ".join(held) or "neither text encoder nor VAE"
+    lacking = [
+        ENCODER_LABELS[kind] + ("" if kind in description.needed else " (not needed)")
+        for kind in description.text_encoders
+        if kind not in description.embedded
+    ] + ([] if description.has_vae else ["VAE"])
+    if lacking:
+        rows["lacks"] = ", ".join(lacking)
+    return rows
+
+
+def _share(name: str, count: int, facts: FileFacts) -> str:
+    share = f" {100 * count / facts.parameters:.3g} %" if facts.parameters else ""
+    return f"{name}{share} ({as_text(facts.stored[name])})"
