@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from backend.families.family import Machine
-from backend.memory.binding import Target
+from backend.memory.layouts import Target
 from backend.memory.part import Part
 from backend.weights.source import WeightSource
 

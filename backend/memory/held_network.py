@@ -138,7 +138,7 @@ class HeldNetwork:
     @torch.inference_mode(False)
     def _load_tables(self) -> None:
         for leaf in self._tables:
-            leaf.place({tensor.attribute: self.part.source.read(tensor.key) for tensor in leaf.tensors})
+            leaf.place({t.attribute: t.layout.view_of(self.part.source, t.key) for t in leaf.tensors})
 
     @torch.inference_mode(False)
     def _load(self, leaves: list[Leaf]) -> None:
@@ -165,9 +165,9 @@ class HeldNetwork:
             for tensor in leaf.tensors:
                 room = rooms[tensor.attribute]
                 if room is None:
-                    weights[tensor.attribute] = self.part.source.read(tensor.key)
+                    weights[tensor.attribute] = tensor.layout.view_of(self.part.source, tensor.key)
                 else:
-                    self.part.source.read_into(tensor.key, room)
+                    tensor.layout.read_into(self.part.source, tensor.key, room)
                     weights[tensor.attribute] = room
         return weights
 

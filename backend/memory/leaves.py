@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backend.memory.binding import Layout, check_keys, layout_of
+from backend.memory.binding import check_keys
+from backend.memory.layouts import Layout, layout_in, put
 from backend.memory.part import Part
 
 _TENSOR_STEP = 64  # bytes: what vector units like best
@@ -49,10 +50,8 @@ class Leaf:
 
     def place(self, weights: Mapping[str, Tensor]) -> None:
         for tensor in self.tensors:
-            weight = weights[tensor.attribute]
             is_parameter = isinstance(tensor.slot, nn.Parameter)
-            value = nn.Parameter(weight, requires_grad=False) if is_parameter else weight
-            setattr(self.module, tensor.attribute, value)
+            put(self.module, tensor.attribute, tensor.layout, weights[tensor.attribute], is_parameter=is_parameter)
 
     def remove(self) -> None:
         """Leave a network as it was built: without memory."""
@@ -84,7 +83,7 @@ def _leaf(owner: nn.Module, name: str, slots: Mapping[str, tuple[str, Tensor]], 
     tensors: list[LeafTensor] = []
     end = 0
     for attribute, (key, slot) in slots.items():
-        layout = layout_of(part.source.spec(key), part.target)
+        layout = layout_in(owner, attribute, part.source, key, part.target)
         tensors.append(LeafTensor(attribute, key, layout, end, slot))
         end = _rounded_up(end + layout.num_bytes, _TENSOR_STEP)
     has_children = next(owner.children(), None) is not None

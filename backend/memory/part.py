@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from backend.memory.binding import Target
+from backend.memory.layouts import Target
 from backend.weights.source import WeightSource
 
 

@@ -149,7 +149,7 @@ class Buffers:
 @torch.inference_mode(False)  # threads write to what ordinary tensors are made of
 def read_leaf(leaf: Leaf, source: WeightSource, out: Tensor) -> Mark:
     """Fill the first bytes of `out` with a layer's weights, as they are to be held. Raises BadCheckpoint."""
-    for name, weight in leaf.within(out).items():
-        key = next(tensor.key for tensor in leaf.tensors if tensor.attribute == name)
-        source.read_into(key, weight)
+    weights = leaf.within(out)
+    for tensor in leaf.tensors:
+        tensor.layout.read_into(source, tensor.key, weights[tensor.attribute])
     return None
