@@ -1,0 +1,189 @@
+"""FLUX.1 [dev] and [schnell], and files of their transformer alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from backend.diffusion.flow_levels import FlowLevels, flux_shift
+from backend.diffusion.guidance import Conditioning
+from backend.diffusion.prediction import FlowPrediction
+from backend.diffusion.process import RectifiedFlow
+from backend.errors import UnsupportedCheckpoint
+from backend.families.autoencoder_files import autoencoder_of, has_autoencoder
+from backend.families.clip_reader import ClipReader, text_encoder_of
+from backend.families.family import Defaults, Description, Family, Machine, ModelFiles, Prompt
+from backend.families.latent_space import LatentScaling, LatentSpace
+from backend.families.parts import network_part, target_for
+from backend.families.t5_reader import T5Reader
+from backend.families.transformer_files import (
+    check_width,
+    layers_used_once,
+    transformer_in,
+    transformer_prefix,
+    with_few_steps,
+)
+from backend.families.transformer_model import TransformerModel
+from backend.families.transformer_shapes import flux_config_from
+from backend.nn.flux import Flux, FluxConfig, is_used_once, token_rotations
+from backend.text.clip_encoder import FLUX_CLIP_L
+from backend.text.encoder_layouts import CLIP_L, T5, TOKENS, encoders_in
+from backend.weights.source import WeightSource
+
+NATIVE_SIZE = 1024
+GUIDANCE = 3.5
+
+_SCALING = LatentScaling(factor=(0.3611,), shift=(0.1159,))
+_LATENT_CHANNELS = 16
+_DEV_TOKENS, _SCHNELL_TOKENS = 512, 256  # of a prompt, with padding, as they were trained
+_NUM_LEVELS = 10_000
+_ENCODERS = (CLIP_L, T5)
+_MARKERS = ("img_in.weight", "double_blocks.0.img_mod.lin.weight", "double_blocks.0.img_attn.qkv.weight")
+_WITH_PICTURE = {
+    384: "FLUX.1 Fill, which paints into a picture",
+    128: "FLUX.1 Canny or Depth, which follows the lines or distances of a picture",
+}
+
+
+def recognise(source: WeightSource) -> bool:
+    """A transformer of double blocks that are modulated one by one (those of Chroma and FLUX.2 are not)."""
+    prefix = transformer_prefix(source, *_MARKERS, "final_layer.linear.weight")
+    return prefix is not None and f"{prefix}controlnet_blocks.0.weight" not in source.keys()
+
+
+def describe(source: WeightSource) -> Description:
+    config = flux_config_from(_transformer(source))
+    return Description(
+        native_size=NATIVE_SIZE,
+        defaults=_defaults(source, config),
+        size_step=16,
+        text_encoders=_ENCODERS,
+        embedded=tuple(kind for kind in encoders_in(source) if kind in _ENCODERS),
+        needed=_ENCODERS,
+        latent_channels=_LATENT_CHANNELS,
+        has_vae=has_autoencoder(source),
+        has_shift=True,
+    )
+
+
+def load(files: ModelFiles, machine: Machine) -> TransformerModel:
+    """A model whose parts are built and bound when they are first used.
+
+    Raises KeysDoNotMatch when a part lacks the names from which its configuration is read; UnsupportedCheckpoint for a
+    network that needs a picture, and when an encoder or the autoencoder is missing.
+    """
+    source = _transformer(files.checkpoint)
+    config = flux_config_from(source)
+    if config.in_channels != config.out_channels:
+        kind = _WITH_PICTURE.get(config.in_channels, f"a FLUX.1 whose patches have {config.in_channels} numbers")
+        raise UnsupportedCheckpoint(
+            files.checkpoint.origin,
+            f"it is {kind}. This version makes pictures from text alone; choose FLUX.1 [dev] or [schnell].",
+        )
+    return TransformerModel(
+        family="flux",
+        transformer=network_part(
+            "transformer",
+            source,
+            target_for(machine, machine.policy.transformer),
+            lambda: Flux(config),
+            once=layers_used_once(source.keys(), is_used_once),
+        ),
+        condition=partial(_Conditioned, machine=machine),
+        latents=LatentSpace(
+            autoencoder_of(files), machine, _SCALING, channels=_LATENT_CHANNELS, family_label="a FLUX.1 model"
+        ),
+        latent_channels=_LATENT_CHANNELS,
+        levels=partial(_levels, is_shifted=config.is_guided),
+        prediction=FlowPrediction(),
+        process=RectifiedFlow(),
+        encode_prompt=_Texts(files, machine, config).encode,
+        machine=machine,
+    )
+
+
+class _Texts:
+    """The two text encoders: T5 for the context, CLIP-L for one vector."""
+
+    def __init__(self, files: ModelFiles, machine: Machine, config: FluxConfig) -> None:
+        self._is_guided = config.is_guided
+        clip, t5 = text_encoder_of(CLIP_L, files), text_encoder_of(T5, files)
+        self._clip = ClipReader(CLIP_L, clip, machine, lambda config: FLUX_CLIP_L)
+        check_width(clip, clip.spec(TOKENS).shape[1], config.vector_dim)
+        length = _DEV_TOKENS if config.is_guided else _SCHNELL_TOKENS
+        self._t5 = T5Reader(t5, machine, length=length)
+        check_width(t5, self._t5.width, config.context_dim)
+
+    def encode(self, prompt: Prompt) -> Conditioning:
+        told = GUIDANCE if prompt.distilled_guidance is None else prompt.distilled_guidance
+        return Conditioning(
+            context=self._t5.encode(prompt).states,
+            vector=self._clip.encode(prompt).pooled,
+            guidance=told if self._is_guided else None,
+        )
+
+
+class _Conditioned:
+    """A `ConditionedTransformer`."""
+
+    def __init__(self, network: nn.Module, conditioning: Conditioning, *, machine: Machine) -> None:
+        self._network = cast(Flux, network)
+        self._conditioning = conditioning
+        self._device, self._dtype = machine.device.torch_device, machine.policy.transformer
+        self._tokens = self._network.embed_context(conditioning.context.to(self._device, self._dtype))
+        self._rotations: dict[tuple[int, int], Tensor] = {}
+
+    def modulation(self, timesteps: Tensor, groups: Tensor) -> Tensor:
+        vector = self._conditioning.vector
+        assert vector is not None  # `_Texts` always gives one
+        told = self._conditioning.guidance
+        return self._network.modulation(
+            timesteps.to(self._device),
+            vector.to(self._device, self._dtype)[groups.to(self._device)],
+            None if told is None else torch.full_like(timesteps, told, device=self._device),
+        )
+
+    def predict(self, x: Tensor, modulation: Tensor) -> Tensor:
+        height, width = (side // 2 for side in x.shape[-2:])
+        if (height, width) not in self._rotations:
+            rotation = token_rotations(self._network.config, self._tokens.shape[1], height, width)
+            self._rotations[height, width] = rotation.to(self._device)
+        tokens = self._tokens.repeat_interleave(x.shape[0] // self._tokens.shape[0], dim=0)
+        return self._network(x.to(self._device, self._dtype), tokens, modulation, self._rotations[height, width])
+
+
+def _transformer(source: WeightSource) -> WeightSource:
+    return transformer_in(source, transformer_prefix(source, "img_in.weight") or "")
+
+
+def _levels(width: int, height: int, shift: float | None, *, is_shifted: bool) -> FlowLevels:
+    if shift is None:
+        shift = flux_shift(width, height) if is_shifted else 1.0
+    return FlowLevels(shift=shift, num_levels=_NUM_LEVELS)
+
+
+def _defaults(source: WeightSource, config: FluxConfig) -> Defaults:
+    plain = Defaults(
+        sampler="euler",
+        schedule="simple",
+        steps=20 if config.is_guided else 4,
+        guidance_scale=1.0,
+        distilled_guidance=GUIDANCE if config.is_guided else None,
+        reason="FLUX.1 [dev]: it is told its guidance"
+        if config.is_guided
+        else "FLUX.1 [schnell]: distilled to 4 steps",
+    )
+    return with_few_steps(plain, source) if config.is_guided else plain
+
+
+FLUX = Family(
+    name="flux",
+    label="FLUX.1",
+    aliases=("flux1", "flux-dev", "flux-schnell"),
+    recognise=recognise,
+    describe=describe,
+    load=load,
+)
