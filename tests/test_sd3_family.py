@@ -140,9 +140,9 @@ def test_without_any_text_encoder_the_error_says_where_to_put_one(vae):
 
 
 def test_an_encoder_of_another_width_is_refused(encoders, vae):
-    with pytest.raises(UnsupportedCheckpoint, match="width 128.*reads 136"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"width 128.*reads 136"):
         load(files(network_of(dataclasses.replace(MEDIUM, vector_dim=200)), vae, encoders), machine())
-    with pytest.raises(UnsupportedCheckpoint, match="width 208.*reads 216"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"width 208.*reads 216"):
         load(files(network_of(dataclasses.replace(MEDIUM, context_dim=216)), vae, encoders), machine())
 
 
