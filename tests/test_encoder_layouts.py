@@ -3,13 +3,17 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import gguf
 import pytest
 import torch
 from torch import Tensor
 
 from backend.errors import BadCheckpoint, KeysDoNotMatch
 from backend.memory.binding import Target, bind
+from backend.memory.part import Part
+from backend.memory.residency import Residency
 from backend.nn.clip_text import ClipText, ClipTextConfig
 from backend.nn.t5 import T5Config, T5Encoder
 from backend.text.encoder_config import clip_config_from, t5_config_from
@@ -17,6 +21,7 @@ from backend.text.encoder_layouts import chosen_encoder, clip_in, encoders_in, k
 from backend.weights.packing import Packing
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
 from backend.weights.source import InMemory, WeightSource
+from backend.weights.weight_file import open_weights
 
 Weights = dict[str, Tensor]
 
@@ -350,3 +355,72 @@ def test_rows_of_packed_matrices_stay_packed_and_transposed_ones_do_not() -> Non
             assert torch.equal(stored.view(torch.float32).view(expected.shape), expected)
         else:
             assert torch.equal(packing.unpack(stored.view(-1, packing.row_bytes), torch.float32), expected)
+
+
+@pytest.fixture
+def llama_cpp_file(tmp_path: Path) -> Path:
+    """A T5 whose matrices are packed as Q8_0 and whose norms are not."""
+    with torch.device("meta"):
+        encoder = T5Encoder(T5Config(width=64, layers=2, heads=2, head_width=32, mlp_width=96))
+    writer = gguf.GGUFWriter(tmp_path / "t5.gguf", "t5encoder")
+    for name, value in as_llama_cpp(random_weights(encoder)).items():
+        if name in ("dec.blk.0.attn_q.weight", "output.weight"):
+            continue
+        is_packed = value.dim() == 2 and "rel_b" not in name
+        kind = gguf.GGMLQuantizationType.Q8_0 if is_packed else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quantize(value.numpy(), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "t5.gguf"
+
+
+def test_a_packed_t5_runs_from_what_its_file_holds(llama_cpp_file: Path) -> None:
+    source = encoders_in(open_weights(llama_cpp_file))["t5"]
+    config = t5_config_from(source)
+    with torch.device("meta"):
+        packed, plain = T5Encoder(config), T5Encoder(config)
+    bind(packed, source, Target(CPU, torch.float32), part="T5")
+    assert packed.shared.weight.dtype == torch.uint8
+    numbers = InMemory({key: source.read(key).clone() for key in source.keys()})
+    bind(plain, numbers, Target(CPU, torch.float32), part="T5")
+    tokens = torch.tensor([[3, 9, 1712, 1]])
+    with torch.no_grad():
+        assert torch.equal(packed(tokens), plain(tokens))
+
+
+@pytest.mark.parametrize("percent", [10, 60, 100])
+@torch.inference_mode()
+def test_encoders_that_do_not_fit_into_memory_give_the_same_bits(
+    open_clip_file: Path, llama_cpp_file: Path, percent: int
+) -> None:
+    t5, clip = encoders_in(open_weights(llama_cpp_file))["t5"], clip_in(open_weights(open_clip_file), "")
+    assert clip is not None
+    target = Target(CPU, torch.float32)
+    clip_config, t5_config = clip_config_from(clip, "clip_g", heads=2), t5_config_from(t5)
+    tables = ("embeddings.token_embedding", "embeddings.position_embedding")
+    parts = (
+        Part("clip", "CLIP", clip, target, lambda: ClipText(clip_config), tables=tables),
+        Part("t5", "T5", t5, target, lambda: T5Encoder(t5_config), tables=("shared",)),
+    )
+    tokens = torch.tensor([[3, 9, 1712, 1]])
+    expected = bound_t5(t5)(tokens)
+    for part in parts:
+        whole = Residency(2**40)
+        whole.get(part)
+        residency = Residency(whole.used() * percent // 100, small=256)
+        network = residency.get(part)
+        for _time in range(2):
+            if part.key == "clip":
+                assert all(map(torch.equal, read_by(cast(ClipText, network)), read_by(bound_clip(clip))))
+            else:
+                assert torch.equal(network(tokens), expected)
+        assert residency.used() <= residency.budget
+
+
+def bound_t5(source: WeightSource) -> T5Encoder:
+    with torch.device("meta"):
+        encoder = T5Encoder(t5_config_from(source))
+    bind(encoder, source, Target(CPU, torch.float32), part="T5")
+    return encoder
