@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from backend.errors import BadCheckpoint, EmulsionError, UnsupportedCheckpoint
+from backend.errors import BadCheckpoint, UnsupportedCheckpoint
 from backend.nn.layers import Conv2d, Linear
 from backend.weights.ggml_formats import FORMATS, PLAIN
 from backend.weights.gguf_file import open_gguf
@@ -137,11 +137,11 @@ def test_layers_unpack_what_they_use(tmp_path, kind):
     x = torch.randn(3, 2304)
     image = torch.randn(1, 256, 5, 5)
     linear, conv = Linear(2304, 70, bias=False), Conv2d(256, 70, 3, bias=False)
-    for name, layer, given in (("linear.weight", linear, x), ("conv.weight", conv, image)):
+    for name, layer, values in (("linear.weight", linear, x), ("conv.weight", conv, image)):
         layer.weight = nn.Parameter(source.read(name))
-        expected = layer(given)
+        expected = layer(values)
         hold_packed(layer, source, name)
-        assert (layer(given) - expected).abs().max() < 1e-5 * expected.abs().max()
+        assert (layer(values) - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
 def hold_packed(layer: Linear | Conv2d, source, key: str) -> None:
@@ -266,8 +266,7 @@ def test_a_mutated_file_opens_or_raises_a_file_error(good, edits):
     path.write_bytes(content)
     try:
         source = open_weights(path)
-    except EmulsionError as error:
-        assert isinstance(error, (BadCheckpoint, UnsupportedCheckpoint))
+    except (BadCheckpoint, UnsupportedCheckpoint):
         return
     for name in source.keys():
         assert source.read(name).shape == source.spec(name).shape

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backend.weights.four_bits import with_four_bits
 from backend.weights.gguf_file import open_gguf
 from backend.weights.gguf_header import MAGIC
 from backend.weights.safetensors_file import open_safetensors
+from backend.weights.scaled_fp8 import with_scaled_fp8
 from backend.weights.source import WeightSource
 from backend.weights.stored_file import opened
 
@@ -14,10 +16,10 @@ ENDINGS = (".safetensors", ".sft", ".gguf")  # of file names that are worth open
 
 
 def open_weights(path: Path) -> WeightSource:
-    """Open a file by its header alone; what its name ends in does not matter.
+    """Open a file by its header alone; what its name ends in does not matter. Quantised weights are packed ones.
 
     Raises BadCheckpoint, PickleRefused or UnsupportedCheckpoint, which say what the file is instead.
     """
     with opened(path) as (file, _):
         is_gguf = file.read(len(MAGIC)) == MAGIC
-    return open_gguf(path) if is_gguf else open_safetensors(path)
+    return open_gguf(path) if is_gguf else with_scaled_fp8(with_four_bits(open_safetensors(path)))
