@@ -215,10 +215,10 @@ def test_info_knows_the_hashes_of_a1111(tmp_path: Path, capsys) -> None:
     ("family", "tensors"),
     [
         ("lora", {"lora_unet_down_blocks_0.lora_down.weight": torch.zeros(4, 8)}),
-        ("flux", {"double_blocks.0.img_attn.qkv.weight": torch.zeros(2, 2)}),
-        ("sd3", {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": torch.zeros(2, 2)}),
+        ("chroma", {"distilled_guidance_layer.in_proj.weight": torch.zeros(2, 2)}),
+        ("flux2", {"model.diffusion_model.double_stream_modulation_img.lin.weight": torch.zeros(2, 2)}),
+        ("diffusers-transformer", {"transformer_blocks.0.attn.add_k_proj.weight": torch.zeros(2, 2)}),
         ("hunyuan-dit", {"mlp_t5.0.weight": torch.zeros(2, 2)}),
-        ("pixart", {"t_block.1.weight": torch.zeros(2, 2)}),
         ("vae", {"decoder.conv_in.weight": torch.zeros(2, 2)}),
         ("unknown", {"something": torch.zeros(2)}),
     ],

@@ -80,9 +80,9 @@ def test_four_steps_make_the_latents_of_diffusers(config, encoders, vae):
     pipeline.set_progress_bar_config(disable=True)
     start = torch.randn(1, 16, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(3))
     packed = pipeline(
-        PROMPT, guidance_scale=3.5, num_inference_steps=4, sigmas=list(np.linspace(1, 0.25, 4)), height=SIZE, width=SIZE,
+        PROMPT, guidance_scale=3.5, num_inference_steps=4, sigmas=list(np.linspace(1, 0.25, 4)),
         latents=FluxPipeline._pack_latents(start, 1, 16, 8, 8), max_sequence_length=512 if config.is_guided else 256,
-        output_type="latent",
+        height=SIZE, width=SIZE, output_type="latent",
     ).images  # fmt: skip
     theirs = FluxPipeline._unpack_latents(packed, SIZE, SIZE, 8)
     model = load(files(network, vae, encoders), machine())
