@@ -17,7 +17,9 @@ from backend.http.security import Security
 from backend.http.server import build_app
 from backend.images.png_text import encode_png, read_png_text
 from backend.pipeline.infotext import read_infotext
+from backend.weights.safetensors_file import write_safetensors
 from tests.http_server import SMALL, client_of, engine_in, server_of
+from tests.tiny_checkpoint import tiny_tensors, write_t5_header
 
 SDAPI = "/sdapi/v1"
 ENDLESS = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1000}
@@ -181,6 +183,41 @@ def test_known_clients_are_served(client, body):
     assert info["notices"] == []
 
 
+def test_a_refiner_finishes_the_picture(client):
+    (alone,), _ = made(client, seed=5)
+    (refined,), info = made(client, seed=5, refiner_checkpoint="tiny-1.safetensors", refiner_switch_at=0.5)
+    assert Image.open(io.BytesIO(alone)).tobytes() != Image.open(io.BytesIO(refined)).tobytes()
+    assert info["extra_generation_params"]["Refiner"] == "tiny-1"
+    assert info["extra_generation_params"]["Refiner switch at"] == "0.5"
+
+
+@pytest.mark.parametrize("nobody", ["", "None", None])
+def test_no_refiner_can_be_said_in_three_ways(client, nobody):
+    _, info = made(client, refiner_checkpoint=nobody, refiner_switch_at=0.5, distilled_cfg_scale=3.5)
+    assert info["extra_generation_params"] == {}
+
+
+def test_a_module_of_forge_is_a_vae_or_a_text_encoder(client, engine):
+    folder = engine.settings.models_dir
+    vae = {key: value for key, value in tiny_tensors().items() if key.startswith("first_stage_model.")}
+    (folder / "vae").mkdir(exist_ok=True)
+    write_safetensors(folder / "vae" / "other.safetensors", vae, {})
+    write_t5_header(folder / "text_encoders" / "large.safetensors")
+    client.post(f"{SDAPI}/refresh-vae")
+    modules = [module["model_name"] for module in client.get(f"{SDAPI}/sd-modules").json()]
+    assert modules == ["other", "large"]
+    settings = {"forge_additional_modules": ["C:\\forge\\models\\VAE\\other.safetensors"]}
+    _, info = made(client, override_settings=settings)
+    assert info["sd_vae_name"] == "other"
+    answer = generate(client, override_settings={"forge_additional_modules": ["other", "large"]})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "forge_additional_modules"
+    assert "large is T5-XXL" in answer.json()["detail"]
+    for file in ("vae/other.safetensors", "text_encoders/large.safetensors"):
+        (folder / file).unlink()
+    client.post(f"{SDAPI}/refresh-vae")
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -195,9 +232,7 @@ def test_known_clients_are_served(client, body):
         ("s_min_uncond", 1.5),
         ("script_name", "x/y/z plot"),
         ("alwayson_scripts", {"ADetailer": {"args": []}}),
-        ("refiner_checkpoint", "refiner"),
         ("override_settings.eta_noise_seed_delta", 31337),
-        ("override_settings.forge_additional_modules", ["ae.safetensors"]),
     ],
 )
 def test_what_is_asked_for_and_not_there_is_named(client, field, value):
@@ -242,6 +277,12 @@ def test_what_nobody_knows_is_told_and_the_rest_is_done(client):
         ({"override_settings": {"sd_vae": "nobody"}}, "sd_vae"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 99}}, "CLIP_stop_at_last_layers"),
         ({"override_settings": {"emphasis": "nobody"}}, "emphasis"),
+        ({"refiner_checkpoint": "nobody"}, "refiner_checkpoint"),
+        ({"refiner_checkpoint": 5}, "refiner_checkpoint"),
+        ({"refiner_checkpoint": "tiny-1", "refiner_switch_at": 1.5}, "refiner_switch_at"),
+        ({"distilled_cfg_scale": -1}, "distilled_cfg_scale"),
+        ({"override_settings": {"forge_additional_modules": ["nobody"]}}, "forge_additional_modules"),
+        ({"override_settings": {"forge_additional_modules": "ae"}}, "forge_additional_modules"),
         ({"infotext": 5}, "infotext"),
         ({"infotext": "cat\nSteps: 2, Seed: 1, Model: nobody"}, "sd_model_checkpoint"),
     ],
@@ -464,10 +505,13 @@ def test_what_there_is_none_of_is_an_empty_list(client, path):
 
 def test_memory_is_told_and_can_be_freed(engine, client):
     made(client)
-    used = client.get(f"{SDAPI}/memory").json()["ram"]
-    assert 0 < used["used"] <= used["total"]
+    told = client.get(f"{SDAPI}/memory").json()
+    assert 2**20 < told["ram"]["used"] < told["ram"]["total"]
+    assert 0 < told["ram"]["free"] < told["ram"]["total"]
+    assert told["cuda"] == {"error": "unavailable"}
+    assert engine.memory().used > 0
     assert client.post(f"{SDAPI}/unload-checkpoint").json() == {}
-    assert client.get(f"{SDAPI}/memory").json()["ram"]["used"] == 0
+    assert engine.memory().used == 0
     assert client.post(f"{SDAPI}/reload-checkpoint").json() == {}
 
 

@@ -9,6 +9,11 @@ from typing import Any
 from backend.engine.job import JobView
 from backend.pipeline.infotext import read_infotext
 
+_EXTRA = (
+    "Schedule type", "Distilled CFG Scale", "CFG Rescale", "Shift", "Refiner", "Refiner switch at",
+    "Refiner switch timestep", "Text encoders",
+)  # fmt: skip
+
 
 def generation_info(job: JobView, notices: Sequence[str]) -> str:
     """What was made. A job that was interrupted before its first picture has empty lists."""
@@ -41,7 +46,7 @@ def generation_info(job: JobView, notices: Sequence[str]) -> str:
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": None,
-        "extra_generation_params": {"Schedule type": written["Schedule type"]} if "Schedule type" in written else {},
+        "extra_generation_params": {name: written[name] for name in _EXTRA if name in written},
         "index_of_first_image": 0,
         "infotexts": infotexts,
         "styles": [],

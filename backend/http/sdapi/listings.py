@@ -44,11 +44,15 @@ def listings_router(engine: Engine) -> APIRouter:
             if not entry.problem
         ]
 
+    @router.get("/sd-vae")
     def vaes() -> list[dict[str, Any]]:
         return [{"model_name": entry.name, "filename": entry.path.name} for entry in engine.library.vaes()]
 
-    router.add_api_route("/sd-vae", vaes)
-    router.add_api_route("/sd-modules", vaes)
+    @router.get("/sd-modules")
+    def modules() -> list[dict[str, Any]]:
+        """Forge's name for VAEs and text encoders together."""
+        encoders = engine.library.text_encoders()
+        return [*vaes(), *({"model_name": entry.name, "filename": entry.path.name} for entry in encoders)]
 
     @router.get("/samplers")
     def samplers() -> list[dict[str, Any]]:

@@ -7,7 +7,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from backend.engine.engine import Engine
+from backend.http.process_memory import resident_bytes
 from backend.http.security import Security
+from backend.memory.device import free_host_bytes, total_host_bytes
 
 
 def maintenance_router(engine: Engine, security: Security) -> APIRouter:
@@ -32,13 +34,10 @@ def maintenance_router(engine: Engine, security: Security) -> APIRouter:
 
     @router.get("/memory")
     def memory() -> dict[str, Any]:
-        """The budget for weights, where it lies; A1111's clients look at both places."""
-        report = engine.memory()
-        weights = {"free": report.budget - report.used, "used": report.used, "total": report.budget}
-        none = {"error": "unavailable"}
-        if engine.device.is_host:
-            return {"ram": weights, "cuda": none}
-        return {"ram": none, "cuda": {"system": weights}}
+        """What the program takes of the machine's memory, and of the device's; A1111's clients show both."""
+        total, used = total_host_bytes(), resident_bytes()
+        ram = {"free": free_host_bytes(), "used": used, "total": total}
+        return {"ram": ram, "cuda": {"error": "unavailable"} if engine.device.is_host else _device(engine)}
 
     @router.get("/cmd-flags")
     def flags() -> dict[str, Any]:
@@ -54,3 +53,10 @@ def maintenance_router(engine: Engine, security: Security) -> APIRouter:
         }
 
     return router
+
+
+def _device(engine: Engine) -> dict[str, Any]:
+    free, total = engine.device.free_bytes(), engine.device.total_bytes
+    weights = {"current": engine.memory().used, "peak": engine.memory().used}
+    system = {"free": free, "used": max(0, total - free), "total": total}
+    return {"system": system, "active": weights, "allocated": weights, "reserved": weights}

@@ -28,7 +28,7 @@ def txt2img_router(engine: Engine, feed: JobFeed) -> APIRouter:
     @router.post("/txt2img")
     async def txt2img(request: Request, body: JsonObject) -> JSONResponse:
         with told_by_a1111_names():
-            call = read_txt2img(body, engine.catalog.samplers, engine.catalog.schedules)
+            call = read_txt2img(body, engine.catalog, engine.library)
             job_id = await asyncio.to_thread(engine.submit, call.request)
         job = await _ended(request, engine, feed, job_id)
         if job.state is JobState.FAILED:

@@ -9,7 +9,10 @@ from typing import Any, cast
 from backend.diffusion.names import split_sampler_name
 from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
-from backend.errors import NotSupported, RequestError
+from backend.engine.catalog import Catalog
+from backend.engine.library import Library
+from backend.errors import NotSupported, RequestError, UnknownName
+from backend.http.sdapi.modules import fields_of_modules
 from backend.pipeline.infotext import read_infotext, request_from_infotext
 from backend.registry import Registry
 from backend.request import GenerationRequest
@@ -24,9 +27,15 @@ _WHOLE = {
     "n_iter": "batch_count",
     "clip_skip": "clip_skip",
 }
-_OTHERS = {"prompt": "prompt", "negative_prompt": "negative_prompt", "cfg_scale": "guidance_scale"}
+_OTHERS = {
+    "prompt": "prompt",
+    "negative_prompt": "negative_prompt",
+    "cfg_scale": "guidance_scale",
+    "distilled_cfg_scale": "distilled_guidance",
+    "refiner_switch_at": "refiner_switch",
+}
 _READ_BY_NAME = frozenset(
-    {"sampler_name", "sampler_index", "scheduler", "override_settings", "infotext"}
+    {"sampler_name", "sampler_index", "scheduler", "refiner_checkpoint", "override_settings", "infotext"}
     | {"eta", "send_images", "save_images", "do_not_save_samples", "override_settings_restore_afterwards"}
 )
 # What changes pictures in a way that we do not have, and the values at which it changes nothing.
@@ -41,22 +50,14 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "s_churn": (0,),
     "s_noise": (1,),
     "s_min_uncond": (0,),
-    "refiner_checkpoint": ("", "None"),
     "script_name": ("", "None"),
     "alwayson_scripts": ({},),
     "firstpass_image": ("",),
 }
 # What means nothing without one of those, or changes no picture.
 _MEANINGLESS = frozenset(
-    {"denoising_strength", "subseed", "refiner_switch_at", "script_args", "s_tmin", "s_tmax", "distilled_cfg_scale"}
-    | {
-        "firstphase_width",
-        "firstphase_height",
-        "force_task_id",
-        "do_not_save_grid",
-        "comments",
-        "disable_extra_networks",
-    }
+    {"denoising_strength", "subseed", "script_args", "s_tmin", "s_tmax", "firstphase_width", "firstphase_height"}
+    | {"force_task_id", "do_not_save_grid", "comments", "disable_extra_networks"}
 )
 _MEANINGLESS_PREFIX = "hr_"
 _SETTINGS = {
@@ -66,10 +67,9 @@ _SETTINGS = {
     "emphasis": "emphasis",
     "randn_source": "noise_source",
 }
-_NEUTRAL_SETTINGS: dict[str, tuple[object, ...]] = {
-    "eta_noise_seed_delta": (0,),
-    "forge_additional_modules": ([],),
-}
+_MODULES = "forge_additional_modules"
+_NEUTRAL_SETTINGS: dict[str, tuple[object, ...]] = {"eta_noise_seed_delta": (0,)}
+_NO_REFINER = ("", "None")
 OWN_VAE = ("", "Automatic", "None")  # A1111's ways to say: the checkpoint's own
 
 
@@ -83,7 +83,7 @@ class Txt2ImgCall:
     notices: tuple[str, ...]
 
 
-def read_txt2img(body: Mapping[str, Any], samplers: Registry[Sampler], schedules: Registry[Schedule]) -> Txt2ImgCall:
+def read_txt2img(body: Mapping[str, Any], catalog: Catalog, library: Library) -> Txt2ImgCall:
     """Read a body. None counts as not given.
 
     Raises RequestError in our words, NotSupported for what asks for more than we can do, and UnknownName.
@@ -95,9 +95,10 @@ def read_txt2img(body: Mapping[str, Any], samplers: Registry[Sampler], schedules
         if theirs in given:
             fields[ours] = _whole(given[theirs])
     fields.update({ours: given[theirs] for theirs, ours in _OTHERS.items() if theirs in given})
-    fields.update(_sampling(given, fields, samplers, schedules))
-    _check_eta(given, fields, samplers, notices)
-    fields.update(_overridden(given, notices))
+    fields.update(_sampling(given, fields, catalog.samplers, catalog.schedules))
+    _check_eta(given, fields, catalog.samplers, notices)
+    fields.update(_refiner(given, library))
+    fields.update(_overridden(given, library, notices))
     _check_the_rest(given, notices)
     return Txt2ImgCall(
         request=GenerationRequest.from_mapping(fields),
@@ -150,7 +151,21 @@ def _check_eta(
     raise NotSupported("eta", "Emulsion cannot change this yet. Leave it out")
 
 
-def _overridden(given: Mapping[str, Any], notices: list[str]) -> dict[str, Any]:
+def _refiner(given: Mapping[str, Any], library: Library) -> dict[str, Any]:
+    if "refiner_checkpoint" not in given:
+        return {}
+    name = given["refiner_checkpoint"]
+    if not isinstance(name, str):
+        raise RequestError("refiner", f"must be a name, not {type(name).__name__}")
+    if name in _NO_REFINER:
+        return {"refiner": None}
+    try:
+        return {"refiner": library.find_checkpoint(name).name}
+    except UnknownName as error:  # which does not know what the name was for
+        raise RequestError("refiner", str(error)) from error
+
+
+def _overridden(given: Mapping[str, Any], library: Library, notices: list[str]) -> dict[str, Any]:
     """Fields from `override_settings`, which hold for this job alone."""
     settings = given.get("override_settings", {})
     if not isinstance(settings, dict):
@@ -161,6 +176,8 @@ def _overridden(given: Mapping[str, Any], notices: list[str]) -> dict[str, Any]:
             continue
         if name in _SETTINGS:
             fields[_SETTINGS[name]] = _setting(name, value)
+        elif name == _MODULES:
+            fields.update(fields_of_modules(value, library))
         elif name in _NEUTRAL_SETTINGS:
             _check_neutral(f"override_settings.{name}", value, _NEUTRAL_SETTINGS[name])
         else:
