@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.nn.layers import Conv2d, GroupNorm, LayerNorm, Linear, rows_at_a_time, silu
+from backend.nn.layers import Conv2d, Embedding, GroupNorm, LayerNorm, Linear, RMSNorm, rows_at_a_time, silu
 
 PAIRS = [
     (Linear(6, 8), nn.Linear(6, 8), (2, 5, 6)),
@@ -14,6 +14,7 @@ PAIRS = [
     (Conv2d(6, 8, 1), nn.Conv2d(6, 8, 1), (2, 6, 9, 7)),
     (GroupNorm(2, 6), nn.GroupNorm(2, 6), (2, 6, 9, 7)),
     (LayerNorm(6), nn.LayerNorm(6), (2, 5, 6)),
+    (RMSNorm(6, 1e-6), nn.RMSNorm(6, 1e-6), (2, 5, 6)),
 ]
 
 
@@ -40,6 +41,7 @@ def test_narrow_weights_compute_as_widened_ones(ours, theirs, shape, stored):
     assert all(parameter.dtype == stored for parameter in ours.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # autocast leaves RMS norms as they are
 @pytest.mark.parametrize(("ours", "theirs", "shape"), PAIRS)
 def test_under_autocast_results_and_gradients_are_bit_for_bit_those_of_pytorchs_layers(ours, theirs, shape):
     ours.float()
@@ -74,6 +76,16 @@ def test_large_weights_are_used_in_pieces_to_the_same_result(stored, bias):
     result = conv(x)
     assert torch.allclose(result, expected, atol=1e-5)
     assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float8_e4m3fn], ids=str)
+def test_embeddings_widen_the_rows_that_are_looked_up(stored):
+    table = Embedding(9, 6).requires_grad_(False).to(stored)
+    ids = torch.tensor([[1, 8, 1]])
+    assert table(ids).dtype == stored
+    rows = table(ids, torch.float32)
+    assert torch.equal(rows, table.weight[ids].float())
+    assert table.weight.dtype == stored
 
 
 def test_rows_come_in_pieces_that_make_up_the_whole_and_in_one_with_gradients():
