@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from backend.nn.autoencoder import Autoencoder, AutoencoderConfig
 from backend.nn.unet import UNet, UNetConfig
 from backend.weights.safetensors_file import SafetensorsFile, open_safetensors, write_safetensors
 from backend.weights.source import InMemory
+from tests.inline_executor import InlineExecutor
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -140,15 +140,6 @@ ORDERS = [
 ]
 
 
-class Inline(ThreadPoolExecutor):
-    """Reads at once, so that what is read when does not depend on threads."""
-
-    def submit(self, fn, /, *args, **kwargs):
-        future = super().submit(fn, *args, **kwargs)
-        future.exception()
-        return future
-
-
 @pytest.mark.parametrize("order", [order for _, order in ORDERS], ids=[name for name, _ in ORDERS])
 @torch.inference_mode()
 def test_layers_are_right_in_any_order(order):
@@ -163,7 +154,7 @@ def test_layers_are_right_in_any_order(order):
 @torch.inference_mode()
 def test_once_the_order_is_known_every_layer_is_read_once_a_pass(order):
     part, source = called(6)
-    module = Residency(3 * LEAF, small=0, readers=Inline(1)).get(part)
+    module = Residency(3 * LEAF, small=0, readers=InlineExecutor()).get(part)
     for _ in range(3):
         module(torch.ones(1, 16), order)
     read_in(source)
@@ -178,7 +169,7 @@ def test_once_the_order_is_known_every_layer_is_read_once_a_pass(order):
 @torch.inference_mode()
 def test_the_next_layers_are_read_while_one_runs_and_those_of_the_next_pass_at_the_end():
     part, source = called(8)
-    residency = Residency(3 * LEAF, small=0, readers=Inline(1))
+    residency = Residency(3 * LEAF, small=0, readers=InlineExecutor())
     module = residency.get(part)
     assert residency.report()[0].streamed_bytes >= 6 * LEAF
     seen: list[list[int]] = []
@@ -231,7 +222,7 @@ def test_two_ways_through_a_network_that_take_turns_are_right(tmp_path):
 def test_layers_that_run_once_take_memory_only_meanwhile():
     """On the host a network that fits keeps them, because they are views of the file."""
     part, source = called(6, once=["layers.0", "layers.1"])
-    residency = Residency(4 * LEAF, small=0, readers=Inline(1))
+    residency = Residency(4 * LEAF, small=0, readers=InlineExecutor())
     module, x = residency.get(part), torch.ones(1, 16)
     module(x, [0, 1])
     assert residency.used() == residency.report()[0].total_bytes - residency.report()[0].streamed_bytes

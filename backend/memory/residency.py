@@ -134,10 +134,10 @@ class Residency:
                 pass
             if newest is not None:
                 newest.shed(newest.device_bytes)  # so that nothing is held twice while it is arranged anew
-                _give_back()
+                self._give_back()
                 self.get(newest.part, self._working_bytes)
             else:
-                _give_back()
+                self._give_back()
 
     def unload_if_idle(self, seconds: float) -> bool:
         """Let go of everything if nothing was fetched for so long. Returns whether anything left."""
@@ -163,7 +163,7 @@ class Residency:
             self._held.clear()
         self._cache.drop()
         self._buffers.drop()
-        _give_back()
+        self._give_back()
 
     def _find(self, part: Part) -> HeldNetwork | None:
         with self._lock:
@@ -202,7 +202,7 @@ class Residency:
         self._buffers.drop()
         while self._evict(network, sys.maxsize):
             pass
-        _give_back()
+        self._give_back()
 
     def _admit(self, network: HeldNetwork, num_bytes: int) -> None:
         """A network, which may have been evicted while it was in use, takes memory for layers that come and go."""
@@ -219,7 +219,7 @@ class Residency:
                 break
             evicted = True
         if evicted:
-            _give_back()
+            self._give_back()
 
     def _used_without(self, network: HeldNetwork | None) -> int:
         with self._lock:
@@ -263,12 +263,11 @@ class Residency:
             as_text(self.budget),
         )
 
-
-def _give_back() -> None:
-    """Return freed memory to the system: the C library keeps the pages of large models otherwise."""
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # not every C library has it
-            ctypes.CDLL(None).malloc_trim(0)
+    def _give_back(self) -> None:
+        """Return freed memory to the system: PyTorch and the C library keep that of large models otherwise."""
+        gc.collect()
+        if self._transport is not None:
+            self._transport.give_back()
+        if sys.platform == "linux":
+            with suppress(AttributeError):  # not every C library has it
+                ctypes.CDLL(None).malloc_trim(0)

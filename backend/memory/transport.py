@@ -42,6 +42,10 @@ class Transport(Protocol):
         """Wait, in this thread, until `mark` has passed."""
         ...
 
+    def give_back(self) -> None:
+        """Return memory that PyTorch keeps for later to the system."""
+        ...
+
 
 class StreamTransport:
     """CUDA, ROCm and XPU: copies on a stream of their own, put into order by events.
@@ -78,6 +82,9 @@ class StreamTransport:
         assert isinstance(mark, torch.Event)
         mark.synchronize()
 
+    def give_back(self) -> None:
+        torch.accelerator.empty_cache()
+
 
 class PlainTransport:
     """Apple's GPUs, and whatever else has one queue: copies take their turn with the computing."""
@@ -103,6 +110,10 @@ class PlainTransport:
 
     def finish(self, mark: Mark) -> None:
         """A copy is done when it returns."""
+
+    def give_back(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
 
 
 def transport_to(device: torch.device, *, pins: bool) -> Transport:
