@@ -36,7 +36,7 @@ def open_gguf(path: Path) -> GgufFile:
                 f"it is a GGUF file of the architecture {str(architecture)[:60]!a}, which this version does not run. "
                 f"It runs: {', '.join(ARCHITECTURES)}.",
             )
-        return GgufFile(header, StoredFile(path, file, status))
+        return GgufFile(header, StoredFile(path, status))
 
 
 class GgufFile:

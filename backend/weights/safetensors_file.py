@@ -28,7 +28,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     """
     with opened(path) as (file, status):
         header = read_header(path, file, status.st_size)
-        return SafetensorsFile(header, StoredFile(path, file, status))
+        return SafetensorsFile(header, StoredFile(path, status))
 
 
 class SafetensorsFile:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import stat
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import FileIO
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import BadCheckpoint
+from backend.weights.guarded_map import GuardedMap, guarded_map
 
 _BLOCK = 2**20  # bytes read at a time: few enough to stay in the processor's cache until they are converted
 
@@ -23,25 +24,27 @@ _BLOCK = 2**20  # bytes read at a time: few enough to stay in the processor's ca
 class StoredFile:
     """A file of which nothing is in memory.
 
-    What `view` returns are pages of the operating system's cache. To touch one that is no longer in the file ends the
-    process, so that every read refuses a file that changed; what can be neither seen nor prevented is a file that is
-    shortened in place while views of it are in use. One that is replaced by another is safe: views keep the old one.
+    Views are pages of the operating system's cache and cost no memory; they stay what they are whatever becomes of the
+    file (backend/weights/guarded_map.py). Where that cannot be had, what is viewed is read into memory instead.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, status: os.stat_result) -> None:
+    def __init__(self, path: Path, status: os.stat_result) -> None:
         self.path = path
         self._state = _state(status)
-        self._map = _mapped(path, file, status.st_size)
+        self._lock = threading.Lock()
+        self._map: GuardedMap | None = None
+        self._is_mapped = False  # or it was tried
         self.id = hashlib.sha256(f"{path.resolve()}\0{self._state}".encode()).hexdigest()[:32]
 
     def view(self, begin: int, num_bytes: int) -> Tensor:
         """Bytes as uint8, of the memory map where there is one. Raises BadCheckpoint."""
-        if self._map is None or not num_bytes:
-            out = torch.empty(num_bytes, dtype=torch.uint8)
-            self.read_into(begin, out)
-            return out
         with self._unchanged():
-            return torch.frombuffer(self._map, dtype=torch.uint8, count=num_bytes, offset=begin)
+            pages = self._pages() if num_bytes else None
+            view = pages.view(begin, num_bytes) if pages is not None else None
+        if view is None:
+            view = torch.empty(num_bytes, dtype=torch.uint8)
+            self.read_into(begin, view)
+        return view
 
     def read_into(self, begin: int, out: Tensor) -> None:
         """Fill `out`, contiguous uint8 on any device, with the bytes from `begin` on. Raises BadCheckpoint."""
@@ -67,6 +70,19 @@ class StoredFile:
                 self._fill(part, file)
                 yield start, part
 
+    def _pages(self) -> GuardedMap | None:
+        """The file's pages, mapped when they are first wanted, or None where they cannot be viewed safely."""
+        with self._lock:
+            if not self._is_mapped:
+                self._is_mapped = True
+                try:
+                    self._map = guarded_map(self.path, self._state)
+                except ValueError as error:  # since a moment ago
+                    raise self._changed() from error
+                except OSError:  # so many pages are refused
+                    self._map = None
+            return self._map
+
     @contextmanager
     def _unchanged(self) -> Generator[FileIO]:
         """The file, opened again, which must be as it was when the block begins and when it ends."""
@@ -81,7 +97,7 @@ class StoredFile:
             raise unreadable(self.path, error) from error
 
     def _refuse_changed(self, status: os.stat_result) -> None:
-        if _state(status) != self._state:
+        if _state(status) != self._state or (self._map is not None and self._map.is_lost):
             raise self._changed()
 
     def _changed(self) -> BadCheckpoint:
@@ -113,19 +129,6 @@ def opened(path: Path) -> Generator[tuple[BinaryIO, os.stat_result]]:
 
 def unreadable(path: Path, error: OSError) -> BadCheckpoint:
     return BadCheckpoint(path, f"it cannot be read ({error.strerror or error}). Choose another.")
-
-
-def _mapped(path: Path, file: BinaryIO, size: int) -> mmap.mmap | None:
-    """The file's pages, or None where the system refuses to map so many; then tensors are read into memory instead.
-
-    The mapping is private: PyTorch asks for writable memory, and a copy-on-write page is never written to the file.
-    """
-    try:
-        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-    except OSError:
-        return None
-    except ValueError as error:  # shorter than a moment ago
-        raise BadCheckpoint(path, "it changed on the disk while it was opened. Try again.") from error
 
 
 def _state(status: os.stat_result) -> tuple[int, int]:
