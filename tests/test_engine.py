@@ -3,7 +3,7 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -471,3 +471,29 @@ def test_a_checkpoint_that_vanishes_while_it_is_used_costs_its_hash_and_not_the_
     assert "Model hash" not in view.images[0].infotext
     assert "Model: tiny" in view.images[0].infotext
     assert "could not be read again" in view.notices[0]
+
+
+def test_compiled_blocks_make_the_picture_and_a_failure_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backend.nn import unet
+
+    engine = Engine.open(settings_in(root), persistent=False)
+    try:
+        plain = run(engine)
+        engine.change_preferences(compile_networks=True)
+
+        def broken(*_arguments: object, **_options: object) -> torch.Tensor:
+            raise torch._dynamo.exc.TorchDynamoException("no compiler")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(unet.UNet, "forward", _once(broken, unet.UNet.forward))
+            view = run(engine)
+        assert view.state is JobState.DONE
+        assert view.notices == ("The network could not be compiled and runs as it is: no compiler.",)
+        assert Image.open(view.images[0].path).tobytes() == Image.open(plain.images[0].path).tobytes()
+    finally:
+        engine.close()
+
+
+def _once(first: Callable[..., torch.Tensor], then: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    calls = iter([first])
+    return lambda *arguments, **options: next(calls, then)(*arguments, **options)

@@ -18,20 +18,18 @@ from backend.engine.job import JobState, JobView
 from backend.engine.job_table import KEPT_FINISHED, MAX_QUEUED, JobTable
 from backend.engine.journal import MAX_ATTEMPTS, Journal
 from backend.engine.library import CheckpointEntry, Library
+from backend.engine.machine import machine_for
 from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
 from backend.engine.publisher import Observer, Publisher
-from backend.engine.remembered_device import remembered_device
 from backend.engine.runner import JobRunner, Resources
 from backend.engine.settings import Settings
 from backend.errors import RequestError
 from backend.events import JobCancelled, JobQueued
-from backend.families.family import Description, Machine
-from backend.memory.budget import default_budget
+from backend.families.family import Description
 from backend.memory.device import DeviceFacts
-from backend.memory.dtype_policy import policy_for
-from backend.memory.residency import Held, Residency
+from backend.memory.residency import Held
 from backend.pipeline.metadata import request_of
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
 from backend.request import RANDOM_SEED, GenerationRequest
@@ -68,21 +66,24 @@ class Engine:
         settings: Settings,
         catalog: Catalog,
         library: Library,
-        machine: Machine,
         journal: Journal,
         publisher: Publisher,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.library = library
-        self._machine = machine
-        self._models = Models(catalog.families, machine)
         self._journal = journal
         self._publisher = publisher
         self._jobs = JobTable()
         self._preferences = load_preferences(self._preferences_file)
         self._preferences = dataclasses.replace(self._preferences, **_said_by(settings))
         self._preferences_lock = threading.Lock()
+        self._machine = machine = machine_for(
+            settings,
+            wants_compiling=lambda: self.preferences.compile_networks,
+            on_compiler_failure=self._tell_of_compiler_failure,
+        )
+        self._models = Models(catalog.families, machine)
         resources = Resources(
             library=library, models=self._models, machine=machine, outputs=Outputs(settings.output_dir)
         )
@@ -108,14 +109,8 @@ class Engine:
         library = Library(
             settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, list(catalog.families), hashes
         )
-        device = remembered_device(settings.data_dir / "device.json", force_cpu=settings.force_cpu)
-        machine = Machine(
-            device=device,
-            policy=policy_for(device, full_precision=settings.full_precision),
-            residency=Residency(settings.memory_budget or default_budget(device, low_memory=settings.low_memory)),
-        )
         journal = Journal.open(settings.data_dir / "jobs.sqlite") if persistent else Journal.in_memory()
-        engine = cls(settings, catalog, library, machine, journal, Publisher())
+        engine = cls(settings, catalog, library, journal, Publisher())
         if start:
             engine.start()
         return engine
@@ -274,6 +269,10 @@ class Engine:
     @property
     def _preferences_file(self) -> Path:
         return self.settings.data_dir / "preferences.json"
+
+    def _tell_of_compiler_failure(self, problem: str) -> None:
+        if (view := self._jobs.running()) is not None:
+            self._runner.notice(view.id, f"The network could not be compiled and runs as it is: {problem}.")
 
     def _complete(
         self, entry: CheckpointEntry, description: Description, vae: str | None, request: GenerationRequest

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import EmulsionError, UnknownName
-from backend.families.family import Family, identify
+from backend.families.family import Family
+from backend.families.recognition import recognised
 from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, HashCache
 from backend.weights.safetensors_file import open_safetensors
@@ -171,11 +172,9 @@ class Library:
 def _look_at(path: Path, families: Sequence[Family]) -> tuple[str, str]:
     """Family and problem of a file."""
     try:
-        family = identify(open_safetensors(path), families)
+        family = recognised(open_safetensors(path), families)
     except EmulsionError as error:
         return "", str(error)
-    if family is None:
-        return "", f"{path.name}: no kind of model that this version knows has these weights."
     if family.load is None:
         return family.name, f"{path.name}: this is a {family.label} file: {family.advice}"
     return family.name, ""

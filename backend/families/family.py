@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.diffusion.guidance import ConditionedNetwork, Conditioning
 from backend.diffusion.levels import Levels
@@ -15,6 +15,7 @@ from backend.diffusion.process import Process
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.residency import Residency
+from backend.nn.compilation import BlockCompiler
 from backend.text.emphasis import EmphasisMode
 from backend.weights.source import WeightSource
 
@@ -142,11 +143,16 @@ class ModelFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a model runs."""
+    """Where a model runs, and how. compiler: of networks' blocks; None for a machine that never compiles."""
 
     device: DeviceFacts
     policy: DtypePolicy
     residency: Residency
+    compiler: BlockCompiler | None = None
+
+    def compiled(self, network: nn.Module, evaluate: ConditionedNetwork) -> ConditionedNetwork:
+        """`evaluate`, in which the blocks of `network` run compiled if that is wanted and possible."""
+        return evaluate if self.compiler is None else self.compiler.around(network, evaluate)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,7 +80,7 @@ class TransformerModel:
                 runs[conditioning] = _Run(self._condition(network, conditioning), conditioning.groups, planned)
             return runs[conditioning].predict(x, timesteps)
 
-        return predict
+        return self._machine.compiled(network, predict)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self._latents.decode(latents)

@@ -118,7 +118,7 @@ class UNetModel:
             guidance = None if told is None else torch.full((conditioning.groups,), told, device=x.device)
             return unet(x, timesteps, texts[conditioning], y, guidance=guidance).float().contiguous()
 
-        return predict
+        return self._machine.compiled(unet, predict)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self._latents.decode(latents)

@@ -1,0 +1,29 @@
+"""The machine as the settings want it used: device, data types, memory, compiler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from backend.engine.remembered_device import remembered_device
+from backend.engine.settings import Settings
+from backend.families.family import Machine
+from backend.memory.budget import default_budget
+from backend.memory.dtype_policy import policy_for
+from backend.memory.residency import Residency
+from backend.nn.compilation import BlockCompiler
+
+
+def machine_for(
+    settings: Settings, *, wants_compiling: Callable[[], bool], on_compiler_failure: Callable[[str], None]
+) -> Machine:
+    """wants_compiling is asked before each run; on_compiler_failure is told why it went on without."""
+    # Where PyTorch keeps what it compiled, so that the next start need not compile again. It reads it from here only.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(settings.data_dir / "compiled"))
+    device = remembered_device(settings.data_dir / "device.json", force_cpu=settings.force_cpu)
+    return Machine(
+        device=device,
+        policy=policy_for(device, full_precision=settings.full_precision),
+        residency=Residency(settings.memory_budget or default_budget(device, low_memory=settings.low_memory)),
+        compiler=BlockCompiler(wants_compiling, on_compiler_failure),
+    )
