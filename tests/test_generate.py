@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from backend.diffusion.guidance import Conditioning
 from backend.diffusion.schedules import sigmas_for
 from backend.engine.catalog import Catalog
 from backend.errors import Cancelled, NumericalError, RequestError, UnknownName
-from backend.families.family import Defaults, Description, Machine, Model, ModelFiles
+from backend.families.family import Defaults, Description, Machine, Model, ModelFiles, Prompt
 from backend.families.sd1 import load
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
@@ -290,3 +291,14 @@ def test_the_metadata_give_the_plan_back(fields: dict[str, object], way: str) ->
         restored = request_from_infotext(read_infotext(infotext_of(plan, plan.seed)))
         again = planned_again(restored.fields | {"checkpoint": "tiny"})
         assert dataclasses.replace(again, exact_batches=plan.exact_batches) == plan
+
+
+def test_what_an_encoder_had_no_room_for_is_told_once(model: Model) -> None:
+    def short(model: Model, prompt: Prompt) -> Conditioning:
+        lost = 0 if prompt.is_negative else 12
+        return dataclasses.replace(model.encode_prompt(prompt), lost_tokens=lost)
+
+    recorder = Recorder()
+    list(generate(plan_of(batch_count=2), model, recorder, lambda: False, encode_prompt=short))
+    assert len(recorder.notices) == 1
+    assert "The prompt is 12 tokens too long" in recorder.notices[0]

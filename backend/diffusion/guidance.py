@@ -20,6 +20,7 @@ class Conditioning:
     context: token states [G, N, D]. mask: which of them count [G, N], bool; all when None.
     vector: one vector per group [G, V] for families that have it.
     guidance: the scale that the network itself is told (FLUX.1 dev, LCM), or None.
+    lost_tokens: of the text that the encoder had no room for.
     image: further input channels [G, C, h, w] (inpainting, InstructPix2Pix), or None.
 
     One object is passed at all steps of a run, so that a network can keep what it computes from it.
@@ -30,6 +31,7 @@ class Conditioning:
     mask: Tensor | None = None
     guidance: float | None = None
     image: Tensor | None = None
+    lost_tokens: int = 0
 
     @property
     def groups(self) -> int:

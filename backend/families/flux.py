@@ -119,8 +119,10 @@ class _Texts:
 
     def encode(self, prompt: Prompt) -> Conditioning:
         told = GUIDANCE if prompt.distilled_guidance is None else prompt.distilled_guidance
+        t5 = self._t5.encode(prompt)
         return Conditioning(
-            context=self._t5.encode(prompt).states,
+            context=t5.states,
+            lost_tokens=t5.num_lost,
             vector=self._clip.encode(prompt).pooled,
             guidance=told if self._is_guided else None,
         )

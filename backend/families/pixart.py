@@ -143,7 +143,10 @@ class _Text:
         encoding = self._t5.encode(prompt)
         sizes = (float(prompt.height), float(prompt.width), prompt.height / prompt.width)
         return Conditioning(
-            context=encoding.states, mask=encoding.mask, vector=torch.tensor([sizes], device=encoding.states.device)
+            context=encoding.states,
+            mask=encoding.mask,
+            vector=torch.tensor([sizes], device=encoding.states.device),
+            lost_tokens=encoding.num_lost,
         )
 
 

@@ -169,9 +169,10 @@ class _Texts:
         clip, pooled = self._clip(prompt)
         if self._t5 is None:
             t5 = torch.zeros(1, _T5_TOKENS, self._config.context_dim, device=clip.device)
-        else:
-            t5 = self._t5.encode(prompt).states
-        return Conditioning(context=torch.cat([clip.to(t5.device), t5], dim=1), vector=pooled)
+            return Conditioning(context=torch.cat([clip, t5], dim=1), vector=pooled)
+        t5 = self._t5.encode(prompt)
+        context = torch.cat([clip.to(t5.states.device), t5.states], dim=1)
+        return Conditioning(context=context, vector=pooled, lost_tokens=t5.num_lost)
 
     def _clip(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         """States [1, 77 * chunks, context_dim] and the vector [1, vector_dim]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +54,8 @@ def generate(
     """
     report.stage("encoding the prompt")
     passes = passes_of(plan, model, refiner, encode_prompt)
+    if first_image == 0:
+        _tell_of_lost_text(passes, report)
     clock = Clock(plan, sum(part.num_steps for part in passes), first_image, report)
     previews = PreviewMaker(model.latent_preview, report.preview) if preview_every else None
     try:
@@ -81,6 +83,17 @@ def generate(
     finally:
         if previews:
             previews.close()
+
+
+def _tell_of_lost_text(passes: Sequence[Pass], report: Report) -> None:
+    for part in passes:
+        sides = ("prompt", part.cond), ("negative prompt", part.uncond)
+        for name, conditioning in sides:
+            if conditioning is not None and conditioning.lost_tokens:
+                report.notice(
+                    f"The {name} is {conditioning.lost_tokens} tokens too long for the T5 text encoder of "
+                    f"{part.model.family}, which has not read its end."
+                )
 
 
 def _watcher(

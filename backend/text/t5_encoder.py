@@ -30,10 +30,11 @@ class T5Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class T5Encoding:
-    """states: [1, N, D] float32. mask: [1, N] bool, False for padding."""
+    """states: [1, N, D] float32. mask: [1, N] bool, False for padding. num_lost: tokens that did not fit."""
 
     states: Tensor
     mask: Tensor
+    num_lost: int = 0
 
 
 def compile_t5(
@@ -76,7 +77,8 @@ def encode_t5(
     mask = torch.arange(tokens.shape[1], device=device)[None] < prompt.num_tokens
     states = encoder(tokens, mask if ignores_padding else None, dtype=dtype).float()
     weights = torch.tensor(prompt.weights, device=device)
-    return T5Encoding(states=emphasis.apply(states, weights) if is_weighted(weights) else states, mask=mask)
+    states = emphasis.apply(states, weights) if is_weighted(weights) else states
+    return T5Encoding(states=states, mask=mask, num_lost=prompt.num_lost)
 
 
 def _joined(segments: Sequence[Segment | Break]) -> tuple[str, list[int], list[float]]:
