@@ -15,10 +15,9 @@ from backend.families.family import Family
 from backend.families.recognition import recognised
 from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, HashCache
-from backend.weights.safetensors_file import open_safetensors
+from backend.weights.weight_file import ENDINGS, open_weights
 
 _log = logging.getLogger(__name__)
-_WEIGHTS = (".safetensors", ".sft")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")
 _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
@@ -88,10 +87,10 @@ class Library:
 
     def refresh(self) -> None:
         """Look at the folders again."""
-        checkpoints = [self._entry(name, path) for name, path in _files(self._checkpoint_dirs, _WEIGHTS + _PICKLES)]
+        checkpoints = [self._entry(name, path) for name, path in _files(self._checkpoint_dirs, ENDINGS + _PICKLES)]
         vaes = [
             VaeEntry(name=name, path=path, latent_channels=_latent_channels(path))
-            for name, path in _files(self._vae_dirs, _WEIGHTS)
+            for name, path in _files(self._vae_dirs, ENDINGS)
         ]
         text_encoders = list(_text_encoders(self._text_encoder_dirs))
         with self._lock:
@@ -172,7 +171,7 @@ class Library:
 def _look_at(path: Path, families: Sequence[Family]) -> tuple[str, str]:
     """Family and problem of a file."""
     try:
-        family = recognised(open_safetensors(path), families)
+        family = recognised(open_weights(path), families)
     except EmulsionError as error:
         return "", str(error)
     if family.load is None:
@@ -182,7 +181,7 @@ def _look_at(path: Path, families: Sequence[Family]) -> tuple[str, str]:
 
 def _latent_channels(path: Path) -> int:
     try:
-        source = open_safetensors(path)
+        source = open_weights(path)
     except EmulsionError as error:
         _log.warning("VAE %s", error)
         return 0
@@ -193,9 +192,9 @@ def _latent_channels(path: Path) -> int:
 
 
 def _text_encoders(folders: Sequence[Path]) -> Iterator[TextEncoderEntry]:
-    for name, path in _files(folders, _WEIGHTS):
+    for name, path in _files(folders, ENDINGS):
         try:
-            kind = kind_of_encoder(open_safetensors(path))
+            kind = kind_of_encoder(open_weights(path))
         except EmulsionError as error:
             _log.warning("Text encoder %s", error)
             continue

@@ -12,8 +12,8 @@ from backend.errors import UnsupportedCheckpoint
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
 from backend.registry import Registry
 from backend.text.encoder_layouts import encoders_in
-from backend.weights.safetensors_file import open_safetensors
 from backend.weights.source import WeightSource
+from backend.weights.weight_file import open_weights
 
 _KEPT_PROMPTS = 16  # at most 9 MB each (FLUX.1)
 _KEPT = 4  # models without their weights: some tens of megabytes of names each
@@ -53,7 +53,7 @@ class Models:
     def describe(self, entry: CheckpointEntry) -> ModelFacts:
         """Facts from the header alone. Raises FileError."""
         family = self._family(entry)
-        source = open_safetensors(entry.path)
+        source = open_weights(entry.path)
         assert family.describe is not None
         metadata = source.metadata
         return ModelFacts(
@@ -78,9 +78,9 @@ class Models:
         """A model; its weights are read when they are first used. Raises FileError."""
         family = self._family(entry)
         assert family.load is not None
-        checkpoint = open_safetensors(entry.path)
-        external = open_safetensors(vae.path) if vae else None
-        encoders = {encoder.kind: open_safetensors(encoder.path) for encoder in text_encoders}
+        checkpoint = open_weights(entry.path)
+        external = open_weights(vae.path) if vae else None
+        encoders = {encoder.kind: open_weights(encoder.path) for encoder in text_encoders}
         # The identity of any tensor is that of its file: path, size and time of change.
         sources = (checkpoint, external, *encoders.values())
         key = (*(source.identity("") for source in sources if source), str(use_ema))
