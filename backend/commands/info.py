@@ -13,8 +13,10 @@ from pathlib import Path
 from backend.commands.terminal import as_line
 from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.components import ENCODER_LABELS
+from backend.errors import UnsupportedCheckpoint
 from backend.families import builtin
-from backend.families.family import Description, Family, identify
+from backend.families.family import Description, Family
+from backend.families.recognition import recognised
 from backend.memory.byte_sizes import as_text
 from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, sha256_of
@@ -68,9 +70,8 @@ def run(values: argparse.Namespace, root: Path) -> int:
 def read_facts(path: Path) -> FileFacts:
     """Look at the header alone. Raises FileError."""
     source = open_weights(path)
-    family = identify(source, builtin.BUILTIN)
     dtypes, stored = _census(source)
-    name, label, problem = _kind(source, family)
+    family, name, label, problem = _kind(source)
     return FileFacts(
         file=path.name,
         family=name,
@@ -92,16 +93,17 @@ def read_hashes(path: Path) -> Hashes:
     return Hashes(sha256=sha256, short=sha256[:SHORT], legacy=_legacy_hash(path))
 
 
-def _kind(source: WeightSource, family: Family | None) -> tuple[str, str, str]:
-    """Name, label and problem."""
-    if family is not None and family.load:
-        return family.name, family.label, ""
-    if (kind := kind_of_encoder(source)) is not None:
-        label = f"{ENCODER_LABELS[kind]} text encoder"
-        return "text-encoder", label, "it is a part of models; move it to models/text_encoders, where they find it"
-    if family is not None:
-        return family.name, family.label, family.advice
-    return "unknown", "unknown", "no kind of model that this version knows has these weights"
+def _kind(source: WeightSource) -> tuple[Family | None, str, str, str]:
+    """Family, if there is one, and name, label and problem."""
+    try:
+        family = recognised(source, builtin.BUILTIN)
+    except UnsupportedCheckpoint as error:
+        return None, "unknown", "unknown", error.problem
+    if family.load:
+        return family, family.name, family.label, ""
+    kind = kind_of_encoder(source)
+    label = family.label if kind is None else f"{ENCODER_LABELS[kind]} text encoder"
+    return family, family.name, label, family.advice
 
 
 def _census(source: WeightSource) -> tuple[Counter[str], dict[str, int]]:
