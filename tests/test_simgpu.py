@@ -83,18 +83,22 @@ def test_any_allocation_can_be_made_to_fail():
 
 
 def test_kernels_and_copies_take_their_time_and_streams_run_side_by_side():
-    GPU.reset(card=Card(flops=1e9, memory=1e12, link=1e6))
+    GPU.reset(cards=(Card(flops=1e9, memory=1e12, link=1e6), Card(flops=2e9, memory=1e12, link=1e7)))
     transport = SimulatedTransport()
     x = torch.ones(100, 100, device=DEVICE)
-    begin = GPU.compute.time
+    begin = GPU.computed_until
     x @ x
-    assert GPU.compute.time - begin == pytest.approx(2e6 / 1e9, rel=0.01)
-    out = transport.empty(1000)
-    mark = transport.copy(transport.staging(1000), out, 0.0)
-    assert mark == pytest.approx(1e-3)
+    assert GPU.computed_until[0] - begin[0] == pytest.approx(2e6 / 1e9, rel=0.01)
+    assert GPU.computed_until[1] - begin[1] == pytest.approx(1e6 / 1e9, rel=0.01)
+    out = transport.empty(5000)
+    mark = transport.copy(transport.staging(5000), out, (0.0, 0.0))
+    assert mark == pytest.approx((5e-3, 5e-4))
+    now = GPU.computed_until
     transport.wait(mark)
-    assert GPU.compute.time - begin == pytest.approx(2e-3, rel=0.01)
-    assert transport.copy(transport.staging(1000), out, transport.now()) == pytest.approx(begin + 3e-3, rel=0.01)
+    assert GPU.computed_until == (max(now[0], 5e-3), now[1])
+    now = GPU.computed_until
+    after = transport.copy(transport.staging(5000), out, transport.now())
+    assert after == pytest.approx((now[0] + 5e-3, now[1] + 5e-4))
 
 
 def test_reading_before_a_copy_has_ended_is_an_error():
@@ -115,7 +119,7 @@ def test_overwriting_what_a_kernel_still_reads_is_an_error():
     out[5000:] + 1
     transport.copy(transport.staging(1000), out[2000:3000], begin)
     with pytest.raises(RuntimeError, match="a copy would write"):
-        transport.copy(transport.staging(1000), out[5000:6000], GPU.compute.time - 1e-9)
+        transport.copy(transport.staging(1000), out[5000:6000], (GPU.computed_until[0] - 1e-9,))
     transport.copy(transport.staging(1000), out[5000:6000], transport.now())
 
 

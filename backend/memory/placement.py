@@ -46,10 +46,10 @@ def place(leaves: Sequence[LeafSize], room: int, *, keeps_once: bool, title: str
     """
     kept = [leaf for leaf in leaves if keeps_once or leaf.stays or not leaf.is_once]
     once = [leaf for leaf in leaves if leaf.is_once and not leaf.stays]
-    passing = 0 if keeps_once else _ring_for(once, room)
+    passing = 0 if keeps_once else _narrow_ring_for(once, room)
     if _total(kept) + passing <= room and (keeps_once or passing >= _largest(once)):
         return _placement(leaves, kept, 0, passing)
-    passing = _ring_for(once, room)
+    passing = _narrow_ring_for(once, room)
     fixed = [leaf for leaf in leaves if leaf.stays]
     others = sorted((leaf for leaf in leaves if not leaf.stays and not leaf.is_once), key=lambda leaf: -leaf.num_bytes)
     left = room - _total(fixed) - passing
@@ -90,10 +90,15 @@ def _largest_first(leaves: Sequence[LeafSize], room: int) -> list[LeafSize]:
 
 
 def _ring_for(leaves: Sequence[LeafSize], room: int) -> int:
-    """Two of the largest layers, so that one is copied while another runs; more where there is plenty of room."""
+    """More where there is plenty of room, so that copies run ahead of short layers while long ones run."""
     if not leaves:
         return 0
-    return min(max(2 * _largest(leaves), min(_WIDE_RING, room // 4)), max(room, 0), _total(leaves))
+    return max(_narrow_ring_for(leaves, room), min(_WIDE_RING, room // 4, _total(leaves)))
+
+
+def _narrow_ring_for(leaves: Sequence[LeafSize], room: int) -> int:
+    """Two of the largest layers, so that one is copied while another runs."""
+    return min(2 * _largest(leaves), max(room, 0), _total(leaves))
 
 
 def _largest(leaves: Sequence[LeafSize]) -> int:

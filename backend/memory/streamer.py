@@ -124,7 +124,9 @@ class Streamer:
         self._free_idle()
         if self._is_ephemeral and len(self._last_turns) == len(self.leaves):
             self._last_turns.clear()
+            self._lap.clear()
             self.release()
+            self._next = 0
             return
         self._fetch_ahead()
 
