@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 _PIECE = 2**18  # numbers at a time on a CPU: what is made of them stays in the processor's cache
+_EIGHT_TIMES = int.from_bytes(bytes([1] * 8), "little")  # a byte times this is that byte eight times
+_ONE_BIT_EACH = int.from_bytes(bytes(1 << place for place in range(8)), "little", signed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,39 +49,39 @@ class GgmlRows:
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
-    return (_nibbles(blocks[:, 2:], 16) - 8.0) * _half(blocks, 0)
+    return _fields(blocks[:, 2:], 4, 16).float().sub_(8.0).mul_(_half(blocks, 0))
 
 
 def _q4_1(blocks: Tensor) -> Tensor:
-    return (_nibbles(blocks[:, 4:], 16) * _half(blocks, 0)).add_(_half(blocks, 2))
+    return _fields(blocks[:, 4:], 4, 16).float().mul_(_half(blocks, 0)).add_(_half(blocks, 2))
 
 
 def _q5_0(blocks: Tensor) -> Tensor:
-    return (_with_fifth_bit(blocks[:, 6:], blocks[:, 2:6]) - 16.0) * _half(blocks, 0)
+    return _with_fifth_bit(blocks[:, 6:], blocks[:, 2:6]).sub_(16.0).mul_(_half(blocks, 0))
 
 
 def _q5_1(blocks: Tensor) -> Tensor:
-    return (_with_fifth_bit(blocks[:, 8:], blocks[:, 4:8]) * _half(blocks, 0)).add_(_half(blocks, 2))
+    return _with_fifth_bit(blocks[:, 8:], blocks[:, 4:8]).mul_(_half(blocks, 0)).add_(_half(blocks, 2))
 
 
 def _q8_0(blocks: Tensor) -> Tensor:
-    return blocks[:, 2:].view(torch.int8) * _half(blocks, 0)
+    return blocks[:, 2:].view(torch.int8).float().mul_(_half(blocks, 0))
 
 
 def _q2_k(blocks: Tensor) -> Tensor:
     scales, mins = blocks[:, :16] & 15, blocks[:, :16] >> 4
-    codes = _fields(blocks[:, 16:80], 2, 32).view(-1, 16, 16)
-    scaled = codes * (_half(blocks, 80) * scales)[..., None]
+    codes = _fields(blocks[:, 16:80], 2, 32).float().view(-1, 16, 16)
+    scaled = codes.mul_((_half(blocks, 80) * scales)[..., None])
     return scaled.sub_((_half(blocks, 82) * mins)[..., None]).flatten(1)
 
 
 def _q3_k(blocks: Tensor) -> Tensor:
     """Sixteen scales of six bits, four of which lie in the first eight bytes and two in the last four."""
     low, high = _fields(blocks[:, 96:104], 4, 8), _fields(blocks[:, 104:108], 2, 4)
-    scales = (low | (high << 4)).float() - 32.0
+    scales = (low | (high << 4)).float().sub_(32.0)
     third_bit = _fields(blocks[:, :32], 1, 32)  # set where nothing is to be subtracted
-    codes = (_fields(blocks[:, 32:96], 2, 32) | (third_bit << 2)).float() - 4.0
-    return (codes.view(-1, 16, 16) * (_half(blocks, 108) * scales)[..., None]).flatten(1)
+    codes = (_fields(blocks[:, 32:96], 2, 32) | (third_bit << 2)).float().sub_(4.0)
+    return codes.view(-1, 16, 16).mul_((_half(blocks, 108) * scales)[..., None]).flatten(1)
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ def _q5_k(blocks: Tensor) -> Tensor:
 def _q6_k(blocks: Tensor) -> Tensor:
     codes = _fields(blocks[:, :128], 4, 64) | (_fields(blocks[:, 128:192], 2, 32) << 4)
     scales = _half(blocks, 208) * blocks[:, 192:208].view(torch.int8)
-    return ((codes.float() - 32.0).view(-1, 16, 16) * scales[..., None]).flatten(1)
+    return codes.float().sub_(32.0).view(-1, 16, 16).mul_(scales[..., None]).flatten(1)
 
 
 def _scaled_and_shifted(codes: Tensor, blocks: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ def _scaled_and_shifted(codes: Tensor, blocks: Tensor) -> Tensor:
     first, second, rest = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     scales = torch.cat([first & 63, (rest & 15) | ((first >> 2) & 48)], dim=1)
     mins = torch.cat([second & 63, (rest >> 4) | ((second >> 2) & 48)], dim=1)
-    scaled = codes.view(-1, 8, 32) * (_half(blocks, 0) * scales)[..., None]
+    scaled = codes.float().view(-1, 8, 32).mul_((_half(blocks, 0) * scales)[..., None])
     return scaled.sub_((_half(blocks, 2) * mins)[..., None]).flatten(1)
 
 
@@ -110,12 +112,10 @@ def _half(blocks: Tensor, begin: int) -> Tensor:
     return blocks[:, begin : begin + 2].contiguous().view(torch.float16).float()
 
 
-def _nibbles(packed: Tensor, width: int) -> Tensor:
-    return _fields(packed, 4, width).float()
-
-
 def _with_fifth_bit(packed: Tensor, bits: Tensor) -> Tensor:
-    fifth = torch.stack([(bits >> shift) & 1 for shift in range(8)], dim=-1).flatten(1)
+    """Numbers of five bits as float32; `bits` [N, 4] holds the upper one of each, eight a byte."""
+    copies = bits.long() * _EIGHT_TIMES
+    fifth = (copies & _ONE_BIT_EACH).view(torch.uint8).clamp_(max=1)  # bit i of a byte in byte i
     return (_fields(packed, 4, 16) | (fifth << 4)).float()
 
 
