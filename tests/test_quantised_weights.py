@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import BadCheckpoint, UnsupportedCheckpoint
+from backend.memory.binding import Target, bind
 from backend.nn.layers import Linear
 from backend.weights.safetensors_file import write_safetensors
 from backend.weights.source import WeightSource
@@ -231,3 +232,83 @@ def test_a_part_that_is_missing_or_of_another_type_is_told(tmp_path, part):
     del tensors[f"w{part}"]
     with pytest.raises(BadCheckpoint, match=f'"w{part}" is missing'):
         opened(tmp_path, tensors)
+
+
+# Networks, and damage
+
+
+class Network(nn.Module):
+    """One of everything that quantised files have: matrices, an odd one, and vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Linear(128, 192), Linear(192, 64, bias=False)
+        self.plain = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plain(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def scaled_network() -> dict[str, Tensor]:
+    tensors = {"scaled_fp8": torch.zeros(2).to(E4M3)}
+    for name, tensor in Network().state_dict().items():
+        is_scaled = name in ("first.weight", "second.weight")
+        tensors[name] = (tensor * 50).to(E4M3) if is_scaled else tensor.half()
+        if is_scaled:
+            tensors[name.replace("weight", "scale_weight")] = torch.tensor(0.02)
+    return tensors
+
+
+def network_of_eight_bits() -> dict[str, Tensor]:
+    return {name: tensor.to(E4M3) for name, tensor in Network().state_dict().items()}
+
+
+def network_of_four_bits() -> dict[str, Tensor]:
+    tensors = {name: tensor.bfloat16() for name, tensor in Network().state_dict().items()}
+    for key in ("first.weight", "second.weight"):
+        parts, _ = four_bits(tensors.pop(key).shape, nested=True)
+        tensors |= {key + name.removeprefix("w"): part for name, part in parts.items()}
+    return tensors
+
+
+NETWORKS = {"scaled": scaled_network, "eight bits": network_of_eight_bits, "four bits": network_of_four_bits}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    ("dtype", "widens"), [(torch.float32, True), (torch.float32, False), (torch.bfloat16, False)], ids=str
+)
+def test_a_network_bound_to_packed_weights_computes_as_with_their_numbers(tmp_path, kind, dtype, widens):
+    source = opened(tmp_path, NETWORKS[kind]())
+    expected = Network().to(dtype)
+    expected.load_state_dict({key: source.read(key).to(dtype) for key in source.keys()})
+    with torch.device("meta"):
+        network = Network()
+    bind(network, source, Target(torch.device("cpu"), dtype, widens_on_use=widens), part="network")
+    assert network.first.weight.dtype == network.second.weight.dtype == torch.uint8
+    x = torch.randn(5, 128).to(dtype)
+    if widens:  # nn.Linear does not widen
+        network.plain.to(dtype)
+    assert torch.equal(network(x), expected(x))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_file_with_a_flipped_bit_opens_or_is_told(tmp_path, kind):
+    path = tmp_path / "flipped.safetensors"
+    opened(tmp_path, NETWORKS[kind]())
+    content = bytearray((tmp_path / "model.safetensors").read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    random = torch.Generator().manual_seed(1)
+    places = [int(torch.randint(header, (), generator=random)) for _ in range(250)]
+    places += [int(torch.randint(header, len(content), (), generator=random)) for _ in range(50)]
+    for place in places:
+        bit = 1 << int(torch.randint(8, (), generator=random))
+        content[place] ^= bit
+        path.write_bytes(content)
+        content[place] ^= bit
+        try:
+            source = open_weights(path)
+            assert all(source.read(key).shape == source.spec(key).shape for key in source.keys())
+        except (BadCheckpoint, UnsupportedCheckpoint):
+            continue
