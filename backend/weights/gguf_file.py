@@ -66,6 +66,9 @@ class GgufFile:
 
     def read_into(self, key: str, out: Tensor) -> None:
         entry = self._entries[key]
+        if out.dtype == entry.spec.dtype and entry.format is None and out.is_contiguous() and out.device.type == "cpu":
+            self._file.read_into(entry.begin, out.detach().flatten().view(torch.uint8))
+            return
         stored = torch.empty(entry.num_bytes, dtype=torch.uint8)
         self._file.read_into(entry.begin, stored)
         if entry.format is None:
