@@ -15,6 +15,7 @@ from backend.families.family import Family
 from backend.families.recognition import recognised
 from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, HashCache
+from backend.weights.shards import is_later_shard
 from backend.weights.weight_file import ENDINGS, open_weights
 
 _log = logging.getLogger(__name__)
@@ -211,6 +212,8 @@ def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[st
         is_single = folder.is_file()  # --ckpt names one file, wherever it lies
         for path in [folder] if is_single else sorted(folder.rglob("*")):
             if path.suffix.lower() not in endings or path.name.startswith(".") or not path.is_file():
+                continue
+            if is_later_shard(path):
                 continue
             name = path.stem if is_single else path.relative_to(folder).with_suffix("").as_posix()
             if name not in names:

@@ -84,14 +84,8 @@ class JobRunner:
             return  # cancelled in the meantime
         self._record(view.id, lambda: self._journal.started(view.id))
         self._publisher.publish(JobStarted(job_id=view.id))
-        error = self._attempt(view)
-        if isinstance(error, OutOfMemory):
-            # Outside the handler, whose frames kept the tensors alive: drop all weights and go on where it stopped.
-            self._resources.models.forget()
-            self._resources.machine.residency.drop_all()
-            self.notice(view.id, "The memory ran out; everything was unloaded and the job goes on.")
-            error = self._attempt(self._jobs.get(view.id))
-        self._end(view.id, error, time.monotonic() - began)
+        self._resources.machine.residency.begin_job()
+        self._end(view.id, self._attempt(view), time.monotonic() - began)
 
     def _attempt(self, view: JobView) -> EmulsionError | None:
         """Make the pictures that are missing; returns why that ended early."""
@@ -133,6 +127,7 @@ class JobRunner:
             first_image=len(view.images),
             preview_every=self._preferences().preview_every,
             device=resources.machine.device.torch_device,
+            residency=resources.machine.residency,
         )
         began = time.monotonic()
         for image in images:

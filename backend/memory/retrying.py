@@ -19,17 +19,21 @@ _WANTED = re.compile(r"tried to allocate ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECA
 _UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
-def retrying(call: Callable[[], _Result], residency: Residency, *, attempts: int = 5) -> _Result:
+def retrying(
+    call: Callable[[], _Result], residency: Residency, *, attempts: int = 5, on_retry: Callable[[], None] | None = None
+) -> _Result:
     """The result of a call that changes nothing but what it returns, such as one step of a network.
 
     When memory runs out the residency is shrunk, and the call made anew from its arguments, up to `attempts` times in
-    all. Raises OutOfMemory, which says how much was missing, when that does not help.
+    all; on_retry is called before each further attempt. Raises OutOfMemory, which says how much was missing, when that does not help.
     """
     for _attempt in range(attempts - 1):
         failure = _failure_of(call)
         if not isinstance(failure, _Failure):
             return failure[0]
         _log.warning("Memory ran out (%s); trying again with less", failure.text)
+        if on_retry is not None:
+            on_retry()
         residency.shrink()  # here no exception is alive, whose frames would keep tensors
     failure = _failure_of(call)
     if not isinstance(failure, _Failure):

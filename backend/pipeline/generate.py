@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +14,19 @@ from torch import Tensor
 
 from backend.diffusion.noise import BatchNoise
 from backend.diffusion.observe import Evaluation, cancellable, observed
+from backend.diffusion.process import Denoise
 from backend.diffusion.process import start as start_from_noise
 from backend.errors import Cancelled, NumericalError
 from backend.families.family import Model
+from backend.memory.residency import Residency
+from backend.memory.retrying import retrying
 from backend.pipeline.passes import EncodePrompt, Pass, denoise_of, passes_of
 from backend.pipeline.plan import GenerationPlan, seed_of
 from backend.pipeline.preview import PreviewMaker
 from backend.pipeline.report import Clock, Report
 
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,7 @@ def generate(
     first_image: int = 0,
     preview_every: int = 1,
     device: torch.device | str = "cpu",
+    residency: Residency | None = None,
 ) -> Iterator[GeneratedImage]:
     """The images of `plan` from `first_image` on, batch by batch.
 
@@ -50,10 +57,12 @@ def generate(
     encode_prompt: the model's own way, or a cache in front of it.
     first_image: how many images were made before; a job that was interrupted goes on there.
     preview_every: evaluations of the model between live previews; 0 for none.
+    residency: what holds the models' weights; with it, what runs out of memory is made again with less.
     Raises Cancelled between two evaluations of the model, NumericalError, and what loading weights raises.
     """
     report.stage("encoding the prompt")
-    passes = passes_of(plan, model, refiner, encode_prompt)
+    retry = _Retry(residency, report)
+    passes = passes_of(plan, model, refiner, lambda model, prompt: retry(lambda: encode_prompt(model, prompt)))
     if first_image == 0:
         _tell_of_lost_text(passes, report)
     clock = Clock(plan, sum(part.num_steps for part in passes), first_image, report)
@@ -67,7 +76,7 @@ def generate(
             steps_before = 0
             for number, part in enumerate(passes):
                 report.stage("loading the refiner" if number else "loading the model")
-                denoise = cancellable(denoise_of(part, plan), is_cancelled)
+                denoise = cancellable(_retried(denoise_of(part, plan), retry), is_cancelled)
                 report.stage("refining" if number else "sampling")
                 if number == 0:
                     clock.start_batch()
@@ -78,11 +87,36 @@ def generate(
                 steps_before += part.num_steps
             clock.end_batch()
             report.stage("decoding")
-            for offset, pixels in enumerate(_decoded(model, latents, is_cancelled)):
+            for offset, pixels in enumerate(_decoded(model, latents, is_cancelled, retry)):
                 yield GeneratedImage(index=start + offset, seed=seeds[offset], pixels=pixels)
     finally:
         if previews:
             previews.close()
+
+
+class _Retry:
+    """Makes calls that change nothing again, with less memory, when memory runs out; the user is told once."""
+
+    def __init__(self, residency: Residency | None, report: Report) -> None:
+        self._residency = residency
+        self._report = report
+        self._was_told = False
+
+    def __call__(self, call: Callable[[], T]) -> T:
+        if self._residency is None:
+            return call()
+        return retrying(call, self._residency, on_retry=self._tell)
+
+    def _tell(self) -> None:
+        if not self._was_told:
+            self._was_told = True
+            self._report.notice(
+                "The memory ran out. Less of the model stays in it now, and the job goes on slower."
+            )
+
+
+def _retried(denoise: Denoise, retry: _Retry) -> Denoise:
+    return lambda x, sigma: retry(partial(denoise, x, sigma))
 
 
 def _tell_of_lost_text(passes: Sequence[Pass], report: Report) -> None:
@@ -116,10 +150,10 @@ def _refuse_bad_numbers(latents: Tensor, part: Pass) -> None:
         )
 
 
-def _decoded(model: Model, latents: Tensor, is_cancelled: Callable[[], bool]) -> Iterator[Pixels]:
+def _decoded(model: Model, latents: Tensor, is_cancelled: Callable[[], bool], retry: _Retry) -> Iterator[Pixels]:
     """Pictures [H, W, 3] one after the other; 8 bits by truncation, as A1111 has it."""
     for latent in latents.split(1):
         if is_cancelled():
             raise Cancelled
-        image = model.decode(latent)[0].float().cpu().clamp(-1, 1)  # [3, H, W]
+        image = retry(partial(model.decode, latent))[0].float().cpu().clamp(-1, 1)  # [3, H, W]
         yield ((image + 1) * 127.5).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
