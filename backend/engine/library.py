@@ -213,7 +213,7 @@ def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[st
         for path in [folder] if is_single else sorted(folder.rglob("*")):
             if path.suffix.lower() not in endings or path.name.startswith(".") or not path.is_file():
                 continue
-            if is_later_shard(path):
+            if is_later_shard(path) and not is_single:
                 continue
             name = path.stem if is_single else path.relative_to(folder).with_suffix("").as_posix()
             if name not in names:
