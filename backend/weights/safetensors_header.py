@@ -117,7 +117,7 @@ def _what_it_is(path: Path, start: bytes, length: int) -> BadCheckpoint | Pickle
         )
     if start[:4] == b"GGUF":
         return UnsupportedCheckpoint(
-            path, "it is a GGUF file, which this version does not read. Use a safetensors file."
+            path, "it is a GGUF file, and a safetensors file is needed here. It can be used as a checkpoint as it is."
         )
     if text.startswith(b"version https://git-lfs"):
         return BadCheckpoint(path, "it is a Git LFS pointer, not the model. Download the model file itself.")
