@@ -23,7 +23,7 @@ from backend.memory.held_network import HeldNetwork
 from backend.memory.host_cache import HostCache
 from backend.memory.out_of_memory import is_out_of_memory
 from backend.memory.part import Part
-from backend.memory.placement import SMALL, Placement, place
+from backend.memory.placement import SMALL, LeafSize, Placement, place
 from backend.memory.supply import Buffers, DeviceSupply, HostSupply, Supply
 from backend.memory.transport import PlainTransport, Transport
 
@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 _READERS = 2  # threads that read files; a disk is read faster with several requests under way
 _KEPT_BY_SHRINKING = 0.75
+_KEPT_SIZES = 32  # lists of layers, some hundred kilobytes each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ class Residency:
         self._small = small
         self._readers = readers or ThreadPoolExecutor(_READERS, thread_name_prefix="weights")
         self._held: OrderedDict[str, HeldNetwork] = OrderedDict()
+        self._sizes: OrderedDict[str, list[LeafSize]] = OrderedDict()
         self._working_bytes = 0
         self._last_use = time.monotonic()
         self._lock = threading.Lock()  # of the table: held for a moment
@@ -110,6 +112,16 @@ class Residency:
             if is_new:
                 self._tell(network, placement)
             return network.module
+
+    def sizes(self, part: Part) -> list[LeafSize]:
+        """The layers of a part and their bytes, from the header of its file. Raises KeysDoNotMatch."""
+        with self._changing:
+            if part.key not in self._sizes:
+                self._sizes[part.key] = (self._find(part) or self._new(part)).sizes()
+            self._sizes.move_to_end(part.key)
+            while len(self._sizes) > _KEPT_SIZES:
+                self._sizes.popitem(last=False)
+            return self._sizes[part.key]
 
     def begin_job(self) -> None:
         """Look again at what may be used, because other programs come and go and `shrink` is for one job."""

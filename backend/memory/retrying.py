@@ -25,7 +25,8 @@ def retrying(
     """The result of a call that changes nothing but what it returns, such as one step of a network.
 
     When memory runs out the residency is shrunk, and the call made anew from its arguments, up to `attempts` times in
-    all; on_retry is called before each further attempt. Raises OutOfMemory, which says how much was missing, when that does not help.
+    all; on_retry is called before each further attempt. Raises OutOfMemory, which says how much was missing, when that
+    does not help.
     """
     for _attempt in range(attempts - 1):
         failure = _failure_of(call)
