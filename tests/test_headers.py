@@ -88,10 +88,11 @@ KINDS = {
     "diffusers-transformer": ("other-mmdit",),
 }
 UNKNOWN = ("inception",)
+VALUES = {"edm_vpred.sigma_min": 0.002, "edm_vpred.sigma_max": 120.0}
 
 
 class HeaderOnly(PlainStorage):
-    """A source without data: only tensors of a few numbers can be read, and are ones."""
+    """A source without data: only tensors of a few numbers can be read, and are `VALUES` or ones."""
 
     def __init__(self, name: str, *, without: str = "") -> None:
         content = json.loads(gzip.decompress(FILES[name].read_bytes()))
@@ -109,7 +110,7 @@ class HeaderOnly(PlainStorage):
     def read(self, key: str) -> Tensor:
         spec = self.spec(key)
         assert spec.num_elements < 2000, f"{key} was read to recognise a file"
-        return torch.ones(spec.shape).to(spec.dtype)
+        return torch.full(spec.shape, VALUES.get(key, 1.0)).to(spec.dtype)
 
     def read_into(self, key: str, out: Tensor) -> None:
         out.copy_(self.read(key))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from backend.errors import UnsupportedCheckpoint
+import math
+
+from backend.errors import BadCheckpoint, UnsupportedCheckpoint
 from backend.weights.source import WeightSource, with_averaged_weights
 
 _LATENT_MEAN, _LATENT_STD = "edm_mean", "edm_std"
@@ -10,6 +12,7 @@ _EDM_SIGMA_MIN, _EDM_SIGMA_MAX = "edm_vpred.sigma_min", "edm_vpred.sigma_max"
 
 # Tensors that are no weights: they say how a network is to be used.
 MARKERS = frozenset({"v_pred", "ztsnr", _LATENT_MEAN, _LATENT_STD, _EDM_SIGMA_MIN, _EDM_SIGMA_MAX})
+_FEW = 64
 
 
 class FileFacts:
@@ -44,19 +47,37 @@ class FileFacts:
 
     @property
     def latent_statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Mean and standard deviation of each channel of the autoencoder's latents (Playground v2.5), or None."""
+        """Mean and standard deviation of each channel of the autoencoder's latents (Playground v2.5), or None.
+
+        Raises BadCheckpoint.
+        """
         if not {_LATENT_MEAN, _LATENT_STD} <= self._keys:
             return None
-        mean, std = (self._source.read(key).flatten().tolist() for key in (_LATENT_MEAN, _LATENT_STD))
-        return tuple(mean), tuple(std)
+        mean, std = self._numbers(_LATENT_MEAN), self._numbers(_LATENT_STD)
+        if len(mean) != len(std) or not all(map(math.isfinite, mean)) or not all(0 < value < math.inf for value in std):
+            raise BadCheckpoint(self._source.origin, "the statistics of its latents are damaged. Download it again.")
+        return mean, std
 
     @property
     def edm_velocity_range(self) -> tuple[float, float] | None:
-        """Smallest and largest noise level of a model that predicts v on continuous levels (CosXL), or None."""
+        """Smallest and largest noise level of a model that predicts v on continuous levels (CosXL), or None.
+
+        Raises BadCheckpoint.
+        """
         if _EDM_SIGMA_MAX not in self._keys:
             return None
-        largest = float(self._source.read(_EDM_SIGMA_MAX))
-        return float(self._source.read(_EDM_SIGMA_MIN)) if _EDM_SIGMA_MIN in self._keys else 0.002, largest
+        lowest = self._numbers(_EDM_SIGMA_MIN) if _EDM_SIGMA_MIN in self._keys else (0.002,)
+        highest = self._numbers(_EDM_SIGMA_MAX)
+        if len(lowest) != 1 or len(highest) != 1 or not 0 < lowest[0] < highest[0] < math.inf:
+            raise BadCheckpoint(
+                self._source.origin, "its smallest and largest noise level are damaged. Download it again."
+            )
+        return lowest[0], highest[0]
+
+    def _numbers(self, key: str) -> tuple[float, ...]:
+        if self._source.spec(key).num_elements > _FEW:
+            raise BadCheckpoint(self._source.origin, f'"{key}" should hold a few numbers. Download it again.')
+        return tuple(self._source.read(key).flatten().float().tolist())
 
     @property
     def has_zero_terminal_snr(self) -> bool:

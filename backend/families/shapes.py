@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from backend.errors import KeysDoNotMatch
 from backend.weights.source import WeightSource
 
@@ -21,6 +23,16 @@ class Shapes:
         if key not in self._keys:
             raise KeysDoNotMatch(self.source.origin, self._part, missing=[key])
         return self.source.spec(key).shape
+
+    def of_rank(self, key: str, rank: int) -> tuple[int, ...]:
+        """The shape of a weight that has `rank` dimensions, none of them 0."""
+        shape = self[key]
+        if len(shape) != rank or min(shape) < 1:
+            self.misshaped(f"{key} {list(shape)}")
+        return shape
+
+    def misshaped(self, what: str) -> NoReturn:
+        raise KeysDoNotMatch(self.source.origin, self._part, misshaped=[what])
 
     def count(self, prefix: str, suffix: str) -> int:
         """How many consecutive numbers n, from 0, make `prefix` n `suffix` a key."""

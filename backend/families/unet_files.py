@@ -51,7 +51,7 @@ def unet_traits(source: WeightSource) -> UNetTraits | None:
     if context is None or projection is None or first is None or last is None:
         return None
     needed = {key: source.spec(key).shape for key in (context, projection, first, last)}
-    if any(len(shape) < 2 for shape in needed.values()):
+    if any(len(shape) < 2 or 0 in shape for shape in needed.values()):
         return None
     return UNetTraits(
         in_channels=needed[first][1],
