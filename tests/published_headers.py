@@ -1,7 +1,8 @@
-"""The headers of published weight files, from the facts of their architectures; `python -m tests.published_headers`
+"""The headers of published weight files, from the facts of their architectures.
 
-writes them to tests/headers/. Files in LDM's, Stability's and Black Forest Labs' layouts follow the templates beside
-this file; those in diffusers' layout take their names from diffusers' own networks, which are built without memory.
+`python -m tests.published_headers` writes them to tests/headers/. Files in LDM's, Stability's and Black Forest Labs'
+layouts follow the templates beside this file; those in diffusers' layout take their names from diffusers' own networks,
+which are built without memory.
 """
 
 import gzip
