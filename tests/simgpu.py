@@ -220,10 +220,15 @@ class _Operator:
             consists_of_others=is_composite and counted is None,
             is_copy=func in _COPIES,
             is_free=func.is_view or "empty" in func._schema.name,
-            is_in_place=func is aten.copy_.default or func._schema.name.endswith("_"),
+            is_in_place=func is aten.copy_.default or _is_in_place(func._schema.name),
             takes_host_indices=func in _INDEXED,
             count_flops=counted,
         )
+
+
+def _is_in_place(name: str) -> bool:
+    """By its name: `add_`, and not `__rshift__`."""
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, *rest: Any, **options: Any) -> Tensor:

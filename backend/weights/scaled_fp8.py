@@ -59,9 +59,10 @@ def with_scaled_fp8(source: WeightSource) -> WeightSource:
 
 def _weights_and_scales(keys: frozenset[str]) -> Iterator[tuple[str, str]]:
     for key in keys:
-        owner, _, name = key.rpartition(".")
-        if name in _SCALES and f"{owner}.weight" in keys:
-            yield f"{owner}.weight", key
+        name = key.rpartition(".")[2]
+        weight = key.removesuffix(name) + "weight"
+        if name in _SCALES and weight in keys:
+            yield weight, key
 
 
 def _check(source: WeightSource, keys: frozenset[str], key: str, scale: str) -> None:
