@@ -163,3 +163,14 @@ def test_what_the_network_is_told_of_guidance_is_the_prompts_or_else_the_default
     assert dev.encode_prompt(prompt(PROMPT)).guidance == 3.5
     assert dev.encode_prompt(stronger).guidance == 5.0
     assert schnell.encode_prompt(stronger).guidance is None
+
+
+def test_a_budget_smaller_than_the_network_changes_no_bit(encoders, vae):
+    chosen = files(network_of(DEV), vae, encoders)
+    start = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(3))
+    cond = load(chosen, machine()).encode_prompt(prompt(PROMPT))
+    whole, streamed = (
+        load(chosen, machine(budget)).network([500.0])(start, torch.tensor([500.0]), cond)
+        for budget in (2**30, 800_000)
+    )
+    assert torch.equal(whole, streamed)

@@ -124,3 +124,14 @@ def test_defaults_are_those_of_the_authors():
         said = describe(InMemory(published(network_of(config))))
         assert (said.defaults.sampler, said.defaults.steps, said.defaults.guidance_scale) == ("dpmpp_2m", 20, 4.5)
         assert said.needed == ("t5",)
+
+
+def test_a_budget_smaller_than_the_network_changes_no_bit(encoder):
+    chosen = files(published(network_of(ALPHA), tokens=120), vae_of(ALPHA), encoder)
+    start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    cond = load(chosen, machine()).encode_prompt(prompt(PROMPT))
+    whole, streamed = (
+        load(chosen, machine(budget)).network([500.0])(start, torch.tensor([500.0]), cond)
+        for budget in (2**30, 2_500_000)
+    )
+    assert torch.equal(whole, streamed)

@@ -192,3 +192,14 @@ def test_defaults_are_those_of_the_authors(config, title, steps, scale):
     assert said.has_shift
     assert not said.has_vae
     assert said.defaults.sampler == "euler"
+
+
+def test_a_budget_smaller_than_the_network_changes_no_bit(encoders, vae):
+    chosen = files(network_of(MEDIUM), vae, encoders)
+    start = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(3))
+    cond = load(chosen, machine()).encode_prompt(prompt(PROMPT))
+    whole, streamed = (
+        load(chosen, machine(budget)).network([500.0])(start, torch.tensor([500.0]), cond)
+        for budget in (2**30, 800_000)
+    )
+    assert torch.equal(whole, streamed)

@@ -31,9 +31,9 @@ WIDTH_L, WIDTH_G, WIDTH_T5 = 64, 128, 208
 FULL = DtypePolicy(unet=torch.float32, text_encoder=torch.float32, autoencoder=torch.float32)
 
 
-def machine() -> Machine:
+def machine(budget: int = 2**30) -> Machine:
     device = DeviceFacts(kind="cpu", name="test", total_bytes=2**33, has_bfloat16=True, has_float16=False)
-    return Machine(device=device, policy=FULL, residency=Residency(2**30))
+    return Machine(device=device, policy=FULL, residency=Residency(budget, small=2048))
 
 
 def clip(width: int, *, projected: bool = True) -> nn.Module:

@@ -116,8 +116,8 @@ class Flux(nn.Module):
             tokens, context = block(tokens, context, vectors, rotation, attend)
         joined = torch.cat([context, tokens], dim=1)
         for block, vectors in zip(self.single_blocks, singles.split(SingleBlock.num_vectors, dim=1), strict=True):
-            joined = block(joined, vectors, rotation, attend)
-        return from_patches(self.final_layer(joined[:, num_text:], last), *x.shape[-2:])
+            joined = block(joined, vectors, rotation, attend, unread=num_text if block is self.single_blocks[-1] else 0)
+        return from_patches(self.final_layer(joined[:, -tokens.shape[1] :], last), *x.shape[-2:])
 
     def _modulation(self, timesteps: Tensor, vector: Tensor, guidance: Tensor | None = None) -> Tensor:
         embedding = self.time_in(number_embedding(timesteps, vector.dtype)) + self.vector_in(vector)
@@ -186,13 +186,15 @@ class SingleBlock(nn.Module):
         self.norm = QueryKeyNorm(config.width // config.heads)
         self.modulation = Modulation(config.width, 3)
 
-    def forward(self, x: Tensor, vectors: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, vectors: Tensor, rotation: Tensor, attend: Attend, *, unread: int = 0) -> Tensor:
+        """unread: so many of the first tokens are attended to, but what becomes of them nobody reads; left out."""
         shift, scale, gate = vectors[:, :, None].unbind(1)
         qkv, hidden = self.linear1(modulate(layer_norm(x), shift, scale)).split(self.widths, dim=-1)
         q, k, v = split_heads(qkv, self.heads)
-        q, k = self.norm(q, k)
-        attended = join_heads(attend(rotated(q, rotation), rotated(k, rotation), v, self.place))
-        return gated(x, gate, self.linear2(torch.cat([attended, gelu(hidden)], dim=-1)))
+        q, k = self.norm(q[:, :, unread:], k)
+        attended = join_heads(attend(rotated(q, rotation[unread:]), rotated(k, rotation), v, self.place))
+        change = self.linear2(torch.cat([attended, gelu(hidden[:, unread:])], dim=-1))
+        return gated(x[:, unread:], gate, change)
 
 
 class Attention(nn.Module):

@@ -36,7 +36,7 @@ class Packed:
 
 
 class Linear(Packed, nn.Linear):
-    """Computes a part of its outputs at a time where weights are large."""
+    """Computes a part of its outputs at a time where large weights are widened or unpacked."""
 
     def forward(self, input: Tensor) -> Tensor:
         parts = [F.linear(input, weight, bias) for weight, bias in _parts(self, input)]
@@ -137,12 +137,20 @@ def _parts(layer: Linear | Conv2d, x: Tensor) -> Iterator[tuple[Tensor, Tensor |
     """Weight and bias, widened, for so many outputs at a time that the weights make one piece."""
     weight, bias = layer.weight, layer.bias
     step = _fitting(_row_numbers(layer) * x.dtype.itemsize)
-    if step >= weight.shape[0] or not _in_pieces(x):
+    if step >= weight.shape[0] or not _in_pieces(x) or _is_as_computed(layer, x):
         yield _whole_weight(layer, x), None if bias is None else widened(bias, x)
         return
     for start in range(0, weight.shape[0], step):
         outputs = slice(start, start + step)
         yield _weight_rows(layer, outputs, x), None if bias is None else widened(bias[outputs], x)
+
+
+def _is_as_computed(layer: Linear | Conv2d, x: Tensor) -> bool:
+    """Whether a matrix is used as it is held: nothing is made of it, and one product is faster than several.
+
+    Of the kernels of a convolution a copy in another order is made at every call.
+    """
+    return isinstance(layer, Linear) and layer.unpack_weight is None and layer.weight.dtype == x.dtype
 
 
 def _weight_rows(layer: Linear | Conv2d, outputs: slice, x: Tensor) -> Tensor:
