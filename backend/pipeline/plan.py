@@ -135,7 +135,7 @@ def resolve(
         guidance_scale=defaults.guidance_scale if request.guidance_scale is None else float(request.guidance_scale),
         distilled_guidance=_distilled_guidance(request, defaults.distilled_guidance),
         guidance_rescale=float(request.guidance_rescale),
-        shift=None if request.shift is None else float(request.shift),
+        shift=None if request.shift is None or not description.has_shift else float(request.shift),
         refiner=None
         if refiner is None
         else RefinerPlan(
