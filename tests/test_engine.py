@@ -373,7 +373,7 @@ def test_unreadable_preferences_are_set_aside(root: Path) -> None:
 
 def test_switching_checkpoints_stays_within_the_budget(root: Path) -> None:
     write_tiny_checkpoint(root / "models" / "checkpoints" / "other.safetensors", seed=1)
-    engine = Engine.open(Settings.for_root(root, force_cpu=True, memory_budget=4 * 2**20), persistent=False)
+    engine = Engine.open(Settings.for_root(root, force_cpu=True, memory_budget=40 * 2**20), persistent=False)
     try:
         for name in ("tiny", "other", "tiny"):
             assert run(engine, checkpoint=name).state is JobState.DONE

@@ -64,3 +64,15 @@ def test_a_refiner_of_other_latents_is_refused(engine: Engine) -> None:
     view = picture(engine, "flux", refiner="sdxl-refiner")
     assert (view.state, view.error_kind) == (JobState.FAILED, "RequestError")
     assert "refiner" in view.error
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_whether_a_job_fits_is_known_before_anything_is_loaded(engine: Engine, name: str) -> None:
+    engine.free_memory()
+    small = engine.will_it_fit(GenerationRequest(checkpoint=name, width=64, height=64))
+    large = engine.will_it_fit(GenerationRequest(checkpoint=name, width=256, height=256, batch_size=2))
+    assert engine.memory().used == 0
+    assert small.fits
+    assert large.fits
+    assert 0 < small.working < large.working
+    assert small.text.startswith("Fits: ")

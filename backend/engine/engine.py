@@ -13,6 +13,7 @@ from typing import Any
 
 from backend.engine.catalog import Catalog
 from backend.engine.components import choose_text_encoders, choose_vae
+from backend.engine.fit import FitReport, fit_report
 from backend.engine.idle import IdleUnloader
 from backend.engine.job import JobState, JobView
 from backend.engine.job_table import KEPT_FINISHED, MAX_QUEUED, JobTable
@@ -27,7 +28,7 @@ from backend.engine.runner import JobRunner, Resources
 from backend.engine.settings import Settings
 from backend.errors import RequestError
 from backend.events import JobCancelled, JobQueued
-from backend.families.family import Description
+from backend.families.family import Description, Model
 from backend.memory.device import DeviceFacts
 from backend.memory.residency import Held
 from backend.pipeline.metadata import request_of
@@ -248,6 +249,14 @@ class Engine:
         residency = self._machine.residency
         return MemoryReport(budget=residency.budget, used=residency.used(), held=tuple(residency.report()))
 
+    def will_it_fit(self, request: GenerationRequest) -> FitReport:
+        """Whether a request would fit, from headers alone. Raises RequestError, UnknownName, FileError."""
+        if request.seed == RANDOM_SEED:
+            request = dataclasses.replace(request, seed=0)
+        plan = self.plan(request)
+        models = [self._model(plan.model), *([self._model(plan.refiner.model)] if plan.refiner else [])]
+        return fit_report(plan, models, self._machine.residency.budget)
+
     def free_memory(self) -> None:
         """Let go of all weights; a running job keeps what it uses until it ends."""
         self._models.forget()
@@ -285,6 +294,14 @@ class Engine:
             vae=chosen.name if chosen else None,
             use_ema=request.use_ema,
             text_encoders=tuple(encoder.name for encoder in encoders),
+        )
+
+    def _model(self, name: ModelName) -> Model:
+        return self._models.open(
+            self.library.find_checkpoint(name.checkpoint),
+            self.library.find_vae(name.vae) if name.vae else None,
+            [self.library.find_text_encoder(encoder) for encoder in name.text_encoders],
+            use_ema=name.use_ema,
         )
 
     def _refiner(self, request: GenerationRequest) -> ModelName | None:

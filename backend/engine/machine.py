@@ -8,9 +8,9 @@ from collections.abc import Callable
 from backend.engine.remembered_device import remembered_device
 from backend.engine.settings import Settings
 from backend.families.family import Machine
-from backend.memory.budget import default_budget
+from backend.memory.budget import residency_for
+from backend.memory.dry_run import CallCosts
 from backend.memory.dtype_policy import policy_for
-from backend.memory.residency import Residency
 from backend.nn.compilation import BlockCompiler
 
 
@@ -24,6 +24,7 @@ def machine_for(
     return Machine(
         device=device,
         policy=policy_for(device, full_precision=settings.full_precision),
-        residency=Residency(settings.memory_budget or default_budget(device, low_memory=settings.low_memory)),
+        residency=residency_for(device, cap=settings.memory_budget, low_memory=settings.low_memory),
+        costs=CallCosts(settings.data_dir / "costs.json"),
         compiler=BlockCompiler(wants_compiling, on_compiler_failure),
     )

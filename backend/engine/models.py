@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Models:
         self._families = families
         self._machine = machine
         self._models: OrderedDict[tuple[str, ...], Model] = OrderedDict()
+        self._lock = threading.Lock()  # jobs are planned and looked at by several threads
         self._prompts: OrderedDict[tuple[Model, Prompt], Conditioning] = OrderedDict()
 
     def describe(self, entry: CheckpointEntry) -> ModelFacts:
@@ -84,32 +86,37 @@ class Models:
         # The identity of any tensor is that of its file: path, size and time of change.
         sources = (checkpoint, external, *encoders.values())
         key = (*(source.identity("") for source in sources if source), str(use_ema))
-        if key not in self._models:
-            files = ModelFiles(
-                checkpoint=checkpoint,
-                vae=external,
-                text_encoders={kind: _text_encoder(source, kind) for kind, source in encoders.items()},
-                use_ema=use_ema,
-            )
-            self._models[key] = family.load(files, self._machine)
-        self._models.move_to_end(key)
-        while len(self._models) > _KEPT:
-            self._models.popitem(last=False)
-        return self._models[key]
+        with self._lock:
+            if key not in self._models:
+                files = ModelFiles(
+                    checkpoint=checkpoint,
+                    vae=external,
+                    text_encoders={kind: _text_encoder(source, kind) for kind, source in encoders.items()},
+                    use_ema=use_ema,
+                )
+                self._models[key] = family.load(files, self._machine)
+            self._models.move_to_end(key)
+            while len(self._models) > _KEPT:
+                self._models.popitem(last=False)
+            return self._models[key]
 
     def forget(self) -> None:
-        self._models.clear()
-        self._prompts.clear()
+        with self._lock:
+            self._models.clear()
+            self._prompts.clear()
 
     def encode_prompt(self, model: Model, prompt: Prompt) -> Conditioning:
         """The model's reading of a prompt, which is remembered: a large text encoder then stays where it is."""
         key = (model, prompt)
-        if key not in self._prompts:
-            self._prompts[key] = model.encode_prompt(prompt)
-        self._prompts.move_to_end(key)
-        while len(self._prompts) > _KEPT_PROMPTS:
-            self._prompts.popitem(last=False)
-        return self._prompts[key]
+        with self._lock:
+            known = self._prompts.get(key)
+        encoded = model.encode_prompt(prompt) if known is None else known
+        with self._lock:
+            self._prompts[key] = encoded
+            self._prompts.move_to_end(key)
+            while len(self._prompts) > _KEPT_PROMPTS:
+                self._prompts.popitem(last=False)
+        return encoded
 
     def _family(self, entry: CheckpointEntry) -> Family:
         if entry.problem:

@@ -34,11 +34,11 @@ class ClipReader:
         self._tokenizer = ClipTokenizer.load()
         target = target_for(machine, machine.policy.text_encoder)
         label = f"{_LABELS[kind]} text encoder"
-        self._part = network_part(label, source, target, lambda: ClipText(config), tables=_TABLES)
+        self.part = network_part(label, source, target, lambda: ClipText(config), tables=_TABLES)
 
     def encode(self, prompt: Prompt) -> ClipEncoding:
         return encode_clip(
-            cast(ClipText, self._machine.residency.get(self._part)),
+            cast(ClipText, self._machine.residency.get(self.part)),
             compile_chunks(prompt.emphasis.parse(prompt.text), self._tokenizer),
             self._reading,
             clip_skip=prompt.clip_skip,

@@ -13,7 +13,9 @@ from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
 from backend.memory.device import DeviceFacts
+from backend.memory.dry_run import CallCosts
 from backend.memory.dtype_policy import DtypePolicy
+from backend.memory.planner import Plan
 from backend.memory.residency import Residency
 from backend.nn.compilation import BlockCompiler
 from backend.text.emphasis import EmphasisMode
@@ -85,6 +87,19 @@ class Prompt:
     distilled_guidance: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a network evaluates in one call.
+
+    images: groups times pictures. width, height: pixels. tokens: of the text.
+    """
+
+    images: int
+    width: int
+    height: int
+    tokens: int = 77
+
+
 class Model(Protocol):
     """A checkpoint that is ready to make pictures. Its parts are fetched from the residency when they are used."""
 
@@ -109,11 +124,28 @@ class Model(Protocol):
         """One group, in float32."""
         ...
 
-    def network(self, timesteps: Sequence[float]) -> ConditionedNetwork:
+    def network(self, timesteps: Sequence[float], working_bytes: int = 0) -> ConditionedNetwork:
         """The network with its weights in reach. x is float32 and already scaled; the prediction is float32.
 
         timesteps: those of the run, so that what depends on nothing else is computed once. Others may follow.
+        working_bytes: what it needs for its activations, which is kept free.
         """
+        ...
+
+    def text_plans(self) -> Sequence[Plan]:
+        """How the text encoders would run, from headers alone. Raises OutOfMemory."""
+        ...
+
+    def network_plan(self, evaluation: Evaluation) -> Plan:
+        """How the network would run, from headers and a calculation. Raises OutOfMemory."""
+        ...
+
+    def plan_if_scarce(self, evaluation: Evaluation) -> Plan | None:
+        """`network_plan`, or None where there is so much memory that the calculation can be spared."""
+        ...
+
+    def decoding_plan(self, width: int, height: int) -> Plan:
+        """How the autoencoder would run. Raises OutOfMemory."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -143,11 +175,15 @@ class ModelFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a model runs, and how. compiler: of networks' blocks; None for a machine that never compiles."""
+    """Where a model runs, and how. costs: what calls of networks take, as far as that was calculated before.
+
+    compiler: of networks' blocks; None for a machine that never compiles.
+    """
 
     device: DeviceFacts
     policy: DtypePolicy
     residency: Residency
+    costs: CallCosts = field(default_factory=CallCosts)
     compiler: BlockCompiler | None = None
 
     def compiled(self, network: nn.Module, evaluate: ConditionedNetwork) -> ConditionedNetwork:

@@ -15,7 +15,7 @@ from backend.diffusion.process import RectifiedFlow
 from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_of, has_autoencoder
 from backend.families.clip_reader import ClipReader, text_encoder_of
-from backend.families.family import Defaults, Description, Family, Machine, ModelFiles, Prompt
+from backend.families.family import Defaults, Description, Evaluation, Family, Machine, ModelFiles, Prompt
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
 from backend.families.t5_reader import T5Reader
@@ -28,6 +28,7 @@ from backend.families.transformer_files import (
 )
 from backend.families.transformer_model import TransformerModel
 from backend.families.transformer_shapes import flux_config_from
+from backend.memory.dry_run import Call
 from backend.nn.flux import Flux, FluxConfig, is_used_once, token_rotations
 from backend.text.clip_encoder import FLUX_CLIP_L
 from backend.text.encoder_layouts import CLIP_L, T5, TOKENS, encoders_in
@@ -83,6 +84,7 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
             files.checkpoint.origin,
             f"it is {kind}. This version makes pictures from text alone; choose FLUX.1 [dev] or [schnell].",
         )
+    texts = _Texts(files, machine, config)
     return TransformerModel(
         family="flux",
         transformer=network_part(
@@ -100,7 +102,9 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
         levels=partial(_levels, is_shifted=config.is_guided),
         prediction=FlowPrediction(),
         process=RectifiedFlow(),
-        encode_prompt=_Texts(files, machine, config).encode,
+        encode_prompt=texts.encode,
+        text_parts=texts.parts,
+        call=partial(_call, config=config, dtype=machine.policy.transformer),
         machine=machine,
     )
 
@@ -116,6 +120,7 @@ class _Texts:
         length = _DEV_TOKENS if config.is_guided else _SCHNELL_TOKENS
         self._t5 = T5Reader(t5, machine, length=length)
         check_width(t5, self._t5.width, config.context_dim)
+        self.parts = (self._clip.part, self._t5.part)
 
     def encode(self, prompt: Prompt) -> Conditioning:
         told = GUIDANCE if prompt.distilled_guidance is None else prompt.distilled_guidance
@@ -155,6 +160,22 @@ class _Conditioned:
             self._rotations[height, width] = rotation.to(self._device)
         tokens = self._tokens.repeat_interleave(x.shape[0] // self._tokens.shape[0], dim=0)
         return self._network(x.to(self._device, self._dtype), tokens, modulation, self._rotations[height, width])
+
+
+def _call(evaluation: Evaluation, *, config: FluxConfig, dtype: torch.dtype) -> Call:
+    def evaluate(network: nn.Module, device: torch.device) -> object:
+        flux = cast(Flux, network)
+        images = evaluation.images
+        height, width = evaluation.height // 16, evaluation.width // 16
+        context = torch.empty(images, evaluation.tokens, config.context_dim, dtype=dtype, device=device)
+        told = torch.empty(1, device=device)
+        vector = torch.empty(1, config.vector_dim, dtype=dtype, device=device)
+        modulation = flux.modulation(told, vector, told if config.is_guided else None).expand(images, -1, -1)
+        x = torch.empty(images, config.in_channels // 4, 2 * height, 2 * width, dtype=dtype, device=device)
+        rotation = token_rotations(config, evaluation.tokens, height, width).to(device)
+        return flux(x, flux.embed_context(context), modulation, rotation)
+
+    return evaluate
 
 
 def _transformer(source: WeightSource) -> WeightSource:

@@ -7,19 +7,22 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.diffusion.philox import normals
 from backend.errors import NumericalError, UnsupportedCheckpoint
 from backend.families.family import LatentPreview, Machine
 from backend.families.parts import network_part, target_for
+from backend.families.planning import plan_decoding, tile_of
 from backend.families.unet_shapes import autoencoder_config_from
+from backend.memory.dry_run import Call
+from backend.memory.planner import Plan
 from backend.memory.residency import Part
 from backend.nn.autoencoder import Autoencoder, decode_sliced, decode_tiled
 from backend.weights.source import WeightSource
 
-_TILE, _OVERLAP = 64, 16  # latent pixels
-_DECODE_BYTES_PER_PIXEL = 768  # live activations at the autoencoder's widest, per pixel and byte of its type
+_OVERLAP = 16  # of tiles, in latent pixels
+_FEW_LATENTS = 16 * 16  # of which a decode takes less memory than finding out how much
 # Patterns that the preview colours are fitted on, and latent pixels along their sides: few and small, because the
 # autoencoder decodes them beside the first steps of sampling.
 _FIT_PATTERNS, _FIT_SIZE = 4, 8
@@ -111,13 +114,30 @@ class LatentSpace:
         return self._preview
 
     def _decode(self, latents: Tensor, dtype: torch.dtype) -> Tensor:
-        autoencoder = self._autoencoder(dtype)
-        scaled = self._scaling.to_autoencoder(latents).to(dtype, memory_format=torch.channels_last)
         height, width = latents.shape[-2:]
-        live = height * width * 64 * _DECODE_BYTES_PER_PIXEL * dtype.itemsize * autoencoder.config.channels // 128
-        if live > self._machine.device.free_bytes() and max(height, width) > _TILE:
-            return decode_tiled(autoencoder, scaled, _TILE, _OVERLAP)
+        plan = self._plan(height, width, dtype) if height * width > _FEW_LATENTS else None
+        working = plan.working_bytes if plan else 0
+        autoencoder = cast(Autoencoder, self._machine.residency.get(self._part(dtype), working))
+        scaled = self._scaling.to_autoencoder(latents).to(dtype, memory_format=torch.channels_last)
+        if plan and plan.tiles > 1:
+            return decode_tiled(autoencoder, scaled, tile_of((height, width), plan.tiles, _OVERLAP), _OVERLAP)
         return decode_sliced(autoencoder, scaled).float()
+
+    def decoding_plan(self, width: int, height: int) -> Plan:
+        """For pictures of this size in pixels. Raises OutOfMemory."""
+        return self._plan(height // 8, width // 8, self._machine.policy.autoencoder)
+
+    def _plan(self, height: int, width: int, dtype: torch.dtype) -> Plan:
+        channels = self._channels
+
+        def call(height: int, width: int) -> Call:
+            def decode(network: nn.Module, device: torch.device) -> object:
+                latents = torch.empty(1, channels, height, width, dtype=dtype, device=device)
+                return cast(Autoencoder, network).decode(latents.to(memory_format=torch.channels_last))
+
+            return decode
+
+        return plan_decoding(self._machine, self._part(dtype), (height, width), _OVERLAP, call)
 
     @torch.inference_mode()
     def _fitted_preview(self) -> LatentPreview:

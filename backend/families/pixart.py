@@ -17,7 +17,7 @@ from backend.diffusion.process import VarianceExploding
 from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_of, has_autoencoder
 from backend.families.clip_reader import text_encoder_of
-from backend.families.family import Defaults, Description, Family, Machine, ModelFiles, Prompt
+from backend.families.family import Defaults, Description, Evaluation, Family, Machine, ModelFiles, Prompt
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
 from backend.families.t5_reader import T5Reader
@@ -30,6 +30,7 @@ from backend.families.transformer_files import (
 )
 from backend.families.transformer_model import TransformerModel
 from backend.families.transformer_shapes import pixart_config_from, side_of_table
+from backend.memory.dry_run import Call
 from backend.nn.pixart import PixArt, PixArtConfig, grid_positions, is_used_once
 from backend.text.encoder_layouts import T5, encoders_in
 from backend.weights.source import Computed, Renamed, TensorSpec, WeightSource
@@ -82,6 +83,7 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
             "it is a PixArt-Sigma that compresses keys and values, which this version does not run; choose one for "
             "512 or 1024 pixels without it.",
         )
+    text = _Text(files, machine, config, facts)
     return TransformerModel(
         family="pixart",
         transformer=network_part(
@@ -103,7 +105,9 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
         levels=lambda width, height, shift: NoiseLevels.linear(),
         prediction=EpsPrediction(),
         process=VarianceExploding(),
-        encode_prompt=_Text(files, machine, config, facts).encode,
+        encode_prompt=text.encode,
+        text_parts=(text.part,),
+        call=partial(_call, config=config, dtype=machine.policy.transformer),
         machine=machine,
     )
 
@@ -138,6 +142,7 @@ class _Text:
         length = _SIGMA_TOKENS if facts.is_sigma else _ALPHA_TOKENS
         self._t5 = T5Reader(source, machine, length=length, ignores_padding=True, is_lower_case=True)
         check_width(source, self._t5.width, config.context_dim)
+        self.part = self._t5.part
 
     def encode(self, prompt: Prompt) -> Conditioning:
         encoding = self._t5.encode(prompt)
@@ -177,6 +182,21 @@ class _Conditioned:
             self._positions[height, width] = positions.to(self._device, self._dtype)
         x = x.to(self._device, self._dtype)
         return self._network(x, self._tokens, modulation, self._positions[height, width])
+
+
+def _call(evaluation: Evaluation, *, config: PixArtConfig, dtype: torch.dtype) -> Call:
+    def evaluate(network: nn.Module, device: torch.device) -> object:
+        pixart = cast(PixArt, network)
+        images, patch = evaluation.images, config.patch
+        height, width = evaluation.height // 8, evaluation.width // 8
+        context = torch.empty(images, evaluation.tokens, config.context_dim, dtype=dtype, device=device)
+        told = torch.empty(1, device=device), torch.empty(1, 3, device=device)
+        modulation = pixart.modulation(*told, dtype).expand(images, -1, -1)
+        x = torch.empty(images, config.in_channels, height, width, dtype=dtype, device=device)
+        positions = torch.empty(1, height * width // patch**2, config.width, dtype=dtype, device=device)
+        return pixart(x, list(pixart.embed_context(context)), modulation, positions)
+
+    return evaluate
 
 
 _TOP_NAMES = {

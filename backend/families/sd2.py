@@ -70,6 +70,7 @@ def load(files: ModelFiles, machine: Machine) -> UNetModel:
         levels=NoiseLevels.scaled_linear(zero_terminal_snr=facts.has_zero_terminal_snr),
         prediction=VPrediction() if predicts_velocity(files.checkpoint) else EpsPrediction(),
         encode_prompt=encode,
+        text_parts=(reader.part,),
     )
 
 

@@ -17,7 +17,7 @@ from backend.diffusion.process import RectifiedFlow
 from backend.errors import KeysDoNotMatch, RequestError, UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_of, has_autoencoder
 from backend.families.clip_reader import ClipReader
-from backend.families.family import Defaults, Description, Family, Machine, ModelFiles, Prompt
+from backend.families.family import Defaults, Description, Evaluation, Family, Machine, ModelFiles, Prompt
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
 from backend.families.t5_reader import T5Reader
@@ -30,6 +30,7 @@ from backend.families.transformer_files import (
 )
 from backend.families.transformer_model import TransformerModel
 from backend.families.transformer_shapes import mmdit_config_from, side_of_table
+from backend.memory.dry_run import Call
 from backend.nn.mmdit import MMDiT, MMDiTConfig, cropped_positions, is_used_once
 from backend.text.chunks import CHUNK_LENGTH
 from backend.text.clip_encoder import SD3_CLIP_G, SD3_CLIP_L
@@ -72,6 +73,7 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
     """
     checkpoint = _Files(files.checkpoint)
     config = mmdit_config_from(checkpoint.transformer)
+    texts = _Texts(files, machine, config)
     return TransformerModel(
         family="sd3",
         transformer=network_part(
@@ -93,7 +95,9 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
         levels=_levels,
         prediction=FlowPrediction(),
         process=RectifiedFlow(),
-        encode_prompt=_Texts(files, machine, config).encode,
+        encode_prompt=texts.encode,
+        text_parts=texts.parts,
+        call=partial(_call, config=config, dtype=machine.policy.transformer),
         machine=machine,
     )
 
@@ -164,6 +168,7 @@ class _Texts:
         self._t5 = None if t5 is None else T5Reader(t5, machine, length=_T5_TOKENS)
         if t5 is not None and self._t5 is not None:
             check_width(t5, self._t5.width, config.context_dim)
+        self.parts = [reader.part for reader in (*self._clips, self._t5) if reader is not None]
 
     def encode(self, prompt: Prompt) -> Conditioning:
         clip, pooled = self._clip(prompt)
@@ -215,6 +220,21 @@ class _Conditioned:
             self._positions[height, width] = self._files.positions(height, width).to(self._device, self._dtype)
         tokens = self._tokens.repeat_interleave(x.shape[0] // self._tokens.shape[0], dim=0)
         return self._network(x.to(self._device, self._dtype), tokens, modulation, self._positions[height, width])
+
+
+def _call(evaluation: Evaluation, *, config: MMDiTConfig, dtype: torch.dtype) -> Call:
+    def evaluate(network: nn.Module, device: torch.device) -> object:
+        mmdit = cast(MMDiT, network)
+        images, patch = evaluation.images, config.patch
+        height, width = evaluation.height // 8, evaluation.width // 8
+        context = torch.empty(images, evaluation.tokens, config.context_dim, dtype=dtype, device=device)
+        vector = torch.empty(1, config.vector_dim, dtype=dtype, device=device)
+        modulation = mmdit.modulation(torch.empty(1, device=device), vector).expand(images, -1, -1)
+        x = torch.empty(images, config.in_channels, height, width, dtype=dtype, device=device)
+        positions = torch.empty(1, height * width // patch**2, config.width, dtype=dtype, device=device)
+        return mmdit(x, mmdit.embed_context(context), modulation, positions)
+
+    return evaluate
 
 
 def _levels(width: int, height: int, shift: float | None) -> FlowLevels:

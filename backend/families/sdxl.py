@@ -103,6 +103,7 @@ def load(files: ModelFiles, machine: Machine) -> UNetModel:
         levels=levels,
         prediction=prediction,
         encode_prompt=encode,
+        text_parts=[reader.part for reader in readers],
     )
 
 

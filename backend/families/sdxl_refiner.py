@@ -65,6 +65,7 @@ def load(files: ModelFiles, machine: Machine) -> UNetModel:
         levels=NoiseLevels.scaled_linear(),
         prediction=EpsPrediction(),
         encode_prompt=encode,
+        text_parts=(reader.part,),
     )
 
 

@@ -40,7 +40,7 @@ class T5Reader:
         self._tokenizer = T5Tokenizer.load()
         target = target_for(machine, machine.policy.t5)
         tables = ("shared",)
-        self._part = network_part("T5 text encoder", source, target, lambda: T5Encoder(config), tables=tables)
+        self.part = network_part("T5 text encoder", source, target, lambda: T5Encoder(config), tables=tables)
 
     def encode(self, prompt: Prompt) -> T5Encoding:
         """States [1, length, D]."""
@@ -49,7 +49,7 @@ class T5Reader:
             segments = [_in_lower_case(segment) for segment in segments]
         compiled = compile_t5(segments, self._tokenizer, min_length=self._length, max_length=self._length)
         return encode_t5(
-            cast(T5Encoder, self._machine.residency.get(self._part)),
+            cast(T5Encoder, self._machine.residency.get(self.part)),
             compiled,
             emphasis=prompt.emphasis,
             ignores_padding=self._ignores_padding,

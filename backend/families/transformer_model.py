@@ -12,9 +12,12 @@ from backend.diffusion.guidance import ConditionedNetwork, Conditioning
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
-from backend.families.family import LatentPreview, Machine, Prompt
+from backend.families.family import Evaluation, LatentPreview, Machine, Prompt
 from backend.families.latent_space import LatentSpace
-from backend.memory.residency import Part
+from backend.families.planning import needs_plan, plan_encoder, plan_network
+from backend.memory.dry_run import Call
+from backend.memory.part import Part
+from backend.memory.planner import Plan
 
 # Shapes: B batch, G groups of B / G images with a conditioning in common, C channels, h x w latent size, R rows of
 # (timestep, group), S vectors of modulation, D width.
@@ -33,7 +36,10 @@ class ConditionedTransformer(Protocol):
 
 
 class TransformerModel:
-    """A `Model`. condition: tells the network that the residency gives for `transformer` a conditioning."""
+    """A `Model`. condition: tells the network that the residency gives for `transformer` a conditioning.
+
+    call: how the network is called for an evaluation, so that what it takes can be calculated.
+    """
 
     def __init__(
         self,
@@ -47,6 +53,8 @@ class TransformerModel:
         prediction: Prediction,
         process: Process,
         encode_prompt: Callable[[Prompt], Conditioning],
+        text_parts: Sequence[Part],
+        call: Callable[[Evaluation], Call],
         machine: Machine,
     ) -> None:
         self.family = family
@@ -58,6 +66,8 @@ class TransformerModel:
         self._latent_channels = latent_channels
         self._levels = levels
         self._encode_prompt = encode_prompt
+        self._text_parts = tuple(text_parts)
+        self._call = call
         self._machine = machine
 
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
@@ -69,8 +79,20 @@ class TransformerModel:
     def encode_prompt(self, prompt: Prompt) -> Conditioning:
         return self._encode_prompt(prompt)
 
-    def network(self, timesteps: Sequence[float]) -> ConditionedNetwork:
-        network = self._machine.residency.get(self._transformer)
+    def text_plans(self) -> Sequence[Plan]:
+        return [plan_encoder(self._machine, part) for part in self._text_parts]
+
+    def network_plan(self, evaluation: Evaluation) -> Plan:
+        return plan_network(self._machine, self._transformer, evaluation, self._call)
+
+    def decoding_plan(self, width: int, height: int) -> Plan:
+        return self._latents.decoding_plan(width, height)
+
+    def plan_if_scarce(self, evaluation: Evaluation) -> Plan | None:
+        return self.network_plan(evaluation) if needs_plan(self._machine, self._transformer, evaluation) else None
+
+    def network(self, timesteps: Sequence[float], working_bytes: int = 0) -> ConditionedNetwork:
+        network = self._machine.residency.get(self._transformer, working_bytes)
         planned = torch.tensor(timesteps, dtype=torch.float32).tolist()
         runs: dict[Conditioning, _Run] = {}
 

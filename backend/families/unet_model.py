@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.diffusion.guidance import ConditionedNetwork, Conditioning
 from backend.diffusion.levels import Levels
@@ -15,12 +15,16 @@ from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process, VarianceExploding
 from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_of
-from backend.families.family import LatentPreview, Machine, ModelFiles, Prompt
+from backend.families.family import Evaluation, LatentPreview, Machine, ModelFiles, Prompt
 from backend.families.file_facts import FileFacts, averaged
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
+from backend.families.planning import needs_plan, plan_encoder, plan_network
 from backend.families.unet_files import unet_in
 from backend.families.unet_shapes import unet_config_from
+from backend.memory.dry_run import Call
+from backend.memory.part import Part
+from backend.memory.planner import Plan
 from backend.nn.unet import KeysValues, UNet, used_once
 
 _CHANNELS = (4, 8, 9)
@@ -49,6 +53,7 @@ class UNetModel:
         levels: Levels,
         prediction: Prediction,
         encode_prompt: Callable[[Prompt], Conditioning],
+        text_parts: Sequence[Part],
     ) -> None:
         checkpoint = averaged(files.checkpoint) if files.use_ema else files.checkpoint
         facts = FileFacts(checkpoint)
@@ -70,6 +75,8 @@ class UNetModel:
         self.process: Process = VarianceExploding()
         self._levels = levels
         self._encode_prompt = encode_prompt
+        self._text_parts = tuple(text_parts)
+        self._config = config
         self._machine = machine
         self._latents = LatentSpace(
             autoencoder_of(files),
@@ -91,8 +98,20 @@ class UNetModel:
     def encode_prompt(self, prompt: Prompt) -> Conditioning:
         return self._encode_prompt(prompt)
 
-    def network(self, timesteps: Sequence[float]) -> ConditionedNetwork:
-        unet = cast(UNet, self._machine.residency.get(self._unet))
+    def text_plans(self) -> Sequence[Plan]:
+        return [plan_encoder(self._machine, part) for part in self._text_parts]
+
+    def network_plan(self, evaluation: Evaluation) -> Plan:
+        return plan_network(self._machine, self._unet, evaluation, self._call)
+
+    def decoding_plan(self, width: int, height: int) -> Plan:
+        return self._latents.decoding_plan(width, height)
+
+    def plan_if_scarce(self, evaluation: Evaluation) -> Plan | None:
+        return self.network_plan(evaluation) if needs_plan(self._machine, self._unet, evaluation) else None
+
+    def network(self, timesteps: Sequence[float], working_bytes: int = 0) -> ConditionedNetwork:
+        unet = cast(UNet, self._machine.residency.get(self._unet, working_bytes))
         dtype = self._machine.policy.unet
         # A text is the same at every step, so what the layers attend to of it is computed once; the layers that do so
         # are an eighth of SDXL's weights and need not stay on the device.
@@ -128,6 +147,24 @@ class UNetModel:
 
     def latent_preview(self) -> LatentPreview:
         return self._latents.preview()
+
+    def _call(self, evaluation: Evaluation) -> Call:
+        config, dtype = self._config, self._machine.policy.unet
+
+        def evaluate(network: nn.Module, device: torch.device) -> object:
+            unet = cast(UNet, network)
+            images = evaluation.images
+            size = evaluation.height // 8, evaluation.width // 8
+            x = torch.empty(images, config.in_channels, *size, dtype=dtype, device=device)
+            context = torch.empty(images, evaluation.tokens, config.context_dim, dtype=dtype, device=device)
+            adm = config.adm_in_channels
+            y = None if adm is None else torch.empty(images, adm, dtype=dtype, device=device)
+            guidance = None if config.guidance_width is None else torch.empty(images, device=device)
+            x = x.to(memory_format=torch.channels_last)
+            timesteps = torch.empty(images, device=device)
+            return unet(x, timesteps, unet.keys_values(context), y, guidance=guidance)
+
+        return evaluate
 
     def _blank_image(self, in_channels: int, height: int, width: int) -> Tensor:
         """What U-Nets with extra channels are given when there is no picture to change: [1, in_channels - 4, h, w].

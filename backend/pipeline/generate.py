@@ -110,9 +110,7 @@ class _Retry:
     def _tell(self) -> None:
         if not self._was_told:
             self._was_told = True
-            self._report.notice(
-                "The memory ran out. Less of the model stays in it now, and the job goes on slower."
-            )
+            self._report.notice("The memory ran out. Less of the model stays in it now, and the job goes on slower.")
 
 
 def _retried(denoise: Denoise, retry: _Retry) -> Denoise:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from backend.diffusion.guidance import Conditioning, classifier_free
+from backend.diffusion.guidance import Conditioning, classifier_free, fit_together
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import denoiser
 from backend.diffusion.process import Denoise
 from backend.diffusion.schedules import sigmas_for
 from backend.errors import RequestError
-from backend.families.family import Model, Prompt
+from backend.families.family import Evaluation, Model, Prompt
 from backend.pipeline.plan import GenerationPlan, RefinerPlan
 
 EncodePrompt: TypeAlias = Callable[[Model, Prompt], Conditioning]
@@ -60,17 +60,33 @@ def steps_before_refiner(refiner: RefinerPlan, sigmas: list[float], levels: Leve
 
 
 def denoise_of(part: Pass, plan: GenerationPlan) -> Denoise:
-    """The function that the sampler calls; brings the network's weights into reach."""
+    """The function that the sampler calls; brings the network's weights into reach.
+
+    Conditionings are evaluated one after the other where memory is too short for both at once. Raises OutOfMemory.
+    """
+    scarce = part.model.plan_if_scarce(evaluation_of(part, plan))
     timesteps = [part.levels.timestep(sigma) for sigma in part.sigmas if sigma > 0]
     network = classifier_free(
-        part.model.network(timesteps),
+        part.model.network(timesteps, scarce.working_bytes if scarce else 0),
         part.cond,
         part.uncond,
         plan.guidance_scale,
         rescale=plan.guidance_rescale,
+        sequential=scarce is not None and not scarce.is_batched,
         exact_batches=plan.exact_batches,
     )
     return denoiser(network, part.model.prediction, part.levels)
+
+
+def evaluation_of(part: Pass, plan: GenerationPlan) -> Evaluation:
+    """The largest that the network of a pass is asked for."""
+    sides = 1 if part.uncond is None or not fit_together(part.cond, part.uncond) else 2
+    return Evaluation(
+        images=sides * (1 if plan.exact_batches else plan.batch_size),
+        width=plan.width,
+        height=plan.height,
+        tokens=part.cond.context.shape[1],
+    )
 
 
 def _pass(plan: GenerationPlan, model: Model, levels: Levels, sigmas: list[float], encode: EncodePrompt) -> Pass:
