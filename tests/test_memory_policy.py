@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from backend.errors import RequestError
+from backend.memory import budget as budget_module
 from backend.memory import device as device_module
 from backend.memory.arithmetic import speedup
-from backend.memory.budget import default_budget
+from backend.memory.budget import ProgramCap, default_budget, residency_for
 from backend.memory.byte_sizes import as_text, parse_bytes
 from backend.memory.device import DeviceFacts, detect_device, free_host_bytes, total_host_bytes
 from backend.memory.dtype_policy import DtypePolicy, policy_for
+from backend.memory.peak_watch import PeakWatch
+from backend.memory.pinning import pinning_pays
+from backend.memory.process_memory import resident_bytes
 
 GIB = 2**30
 
@@ -154,3 +158,62 @@ def test_what_is_no_size_is_told(text):
 
 def test_sizes_are_told_as_people_read_them():
     assert [as_text(size) for size in (0, 800 * 2**20, GIB, 1.7 * GIB)] == ["0 MiB", "800 MiB", "1.0 GiB", "1.7 GiB"]
+
+
+# The budget of a machine
+
+
+def test_a_budget_counts_what_is_held_as_free(monkeypatch):
+    monkeypatch.setattr(DeviceFacts, "free_bytes", lambda _self: 2 * GIB)
+    assert default_budget(machine("cuda"), held=4 * GIB) == 6 * GIB - 400 * 2**20
+    assert default_budget(machine("cpu"), held=4 * GIB) == 3 * GIB
+
+
+def test_a_cap_is_for_the_whole_program(monkeypatch):
+    program = iter([500 * 2**20, 700 * 2**20, 9 * GIB])
+    monkeypatch.setattr(budget_module, "resident_bytes", lambda: next(program))
+    cap = ProgramCap(3 * GIB)
+    budget = cap.budget(0)
+    assert 2 * GIB < budget + 700 * 2**20 < 3 * GIB - 200 * 2**20
+    assert cap.budget(2 * GIB) == budget
+    assert cap.budget(0) == 256 * 2**20
+
+
+def test_the_residency_of_a_machine_reads_its_budget_again_for_each_job(monkeypatch):
+    free = iter([6 * GIB, 4 * GIB])
+    monkeypatch.setattr(DeviceFacts, "free_bytes", lambda _self: next(free))
+    residency = residency_for(machine("cpu"))
+    assert residency.budget == 3 * GIB
+    residency.begin_job()
+    assert residency.budget == 2 * GIB
+    capped = residency_for(machine("cpu"), cap=3 * GIB)
+    assert GIB < capped.budget < 3 * GIB
+
+
+def test_copies_from_page_locked_memory_are_never_tried_without_a_gpu():
+    assert not pinning_pays(torch.device("cpu"))
+    assert not pinning_pays(torch.device("mps"))
+
+
+# Peaks
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_the_peak_of_each_stage_of_a_job_is_known():
+    watch = PeakWatch(machine("cpu"))
+    before = resident_bytes()
+    watch.begin("one")
+    torch.ones(2**26).sum()  # 256 MiB, given back at once
+    watch.begin("two")
+    watch.begin("three")
+    held = torch.ones(2**24)
+    watch.begin("one")
+    watch.end()
+    peaks = {peak.stage: peak for peak in watch.peaks()}
+    assert list(peaks) == ["one", "two", "three"]
+    assert peaks["one"].host_bytes > before + 240 * 2**20
+    assert peaks["two"].host_bytes < peaks["one"].host_bytes - 200 * 2**20
+    assert peaks["three"].host_bytes > peaks["two"].host_bytes + held.nbytes // 2
+    assert peaks["one"].device_bytes is None
+    watch.clear()
+    assert watch.peaks() == ()

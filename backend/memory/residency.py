@@ -159,6 +159,11 @@ class Residency:
             self.drop_all()
             return True
 
+    @property
+    def host_budget(self) -> int:
+        """Bytes of layers on the host that may be kept ready to be copied to a device."""
+        return self._cache.budget
+
     def used(self) -> int:
         """Bytes of weights where networks compute."""
         with self._lock:
