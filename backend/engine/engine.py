@@ -30,6 +30,7 @@ from backend.errors import RequestError
 from backend.events import JobCancelled, JobQueued
 from backend.families.family import Description, Model
 from backend.memory.device import DeviceFacts
+from backend.memory.peak_watch import StagePeak
 from backend.memory.residency import Held
 from backend.pipeline.metadata import request_of
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
@@ -52,11 +53,20 @@ class TokenCount:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryReport:
-    """Bytes for weights, and what is held, the least recently used first."""
+    """Bytes of memory.
+
+    budget: for weights and what networks compute with; used: by weights, where networks compute. host_budget: for
+    layers on the host that are ready to be copied to a GPU. held: what is where, the least recently used first.
+    peaks: of the last job, stage by stage. free: on the device, right now. device: its name.
+    """
 
     budget: int
     used: int
+    host_budget: int
     held: tuple[Held, ...]
+    peaks: tuple[StagePeak, ...]
+    free: int
+    device: str
 
 
 class Engine:
@@ -247,7 +257,15 @@ class Engine:
 
     def memory(self) -> MemoryReport:
         residency = self._machine.residency
-        return MemoryReport(budget=residency.budget, used=residency.used(), held=tuple(residency.report()))
+        return MemoryReport(
+            budget=residency.budget,
+            used=residency.used(),
+            host_budget=residency.host_budget,
+            held=residency.report(),
+            peaks=self._runner.peaks(),
+            free=self.device.free_bytes(),
+            device=self.device.name,
+        )
 
     def will_it_fit(self, request: GenerationRequest) -> FitReport:
         """Whether a request would fit, from headers alone. Raises RequestError, UnknownName, FileError."""

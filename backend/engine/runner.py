@@ -30,6 +30,7 @@ from backend.events import (
 )
 from backend.families.family import Machine
 from backend.memory.out_of_memory import is_out_of_memory
+from backend.memory.peak_watch import PeakWatch, StagePeak
 from backend.pipeline.generate import GeneratedImage, generate
 from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
 from backend.pipeline.plan import GenerationPlan
@@ -68,6 +69,7 @@ class JobRunner:
         self._plan = plan
         self._preferences = preferences
         self._preview: tuple[str, bytes] | None = None
+        self._peaks = PeakWatch(resources.machine.device)
 
     def run_until_closed(self) -> None:
         while (view := self._jobs.take_next()) is not None:
@@ -78,6 +80,10 @@ class JobRunner:
         newest = self._preview
         return newest[1] if newest and newest[0] == job_id else None
 
+    def peaks(self) -> tuple[StagePeak, ...]:
+        """The most memory that each stage of the last job took; of the running one, those that have ended."""
+        return self._peaks.peaks()
+
     def _run(self, view: JobView) -> None:
         began = time.monotonic()
         if not self._jobs.start_if_queued(view.id):
@@ -85,7 +91,10 @@ class JobRunner:
         self._record(view.id, lambda: self._journal.started(view.id))
         self._publisher.publish(JobStarted(job_id=view.id))
         self._resources.machine.residency.begin_job()
-        self._end(view.id, self._attempt(view), time.monotonic() - began)
+        self._peaks.clear()
+        error = self._attempt(view)
+        self._peaks.end()
+        self._end(view.id, error, time.monotonic() - began)
 
     def _attempt(self, view: JobView) -> EmulsionError | None:
         """Make the pictures that are missing; returns why that ended early."""
@@ -210,6 +219,7 @@ class JobRunner:
         self._publisher.publish(PreviewReady(job_id=job_id, version=version, jpeg=jpeg))
 
     def show_stage(self, job_id: str, stage: str) -> None:
+        self._peaks.begin(stage)
         self._jobs.update(job_id, stage=stage)
         self._publisher.publish(StageStarted(job_id=job_id, stage=stage))
 

@@ -177,7 +177,10 @@ class Residency:
     def drop_all(self) -> None:
         """Let go of everything; networks in use live until their users let go, too."""
         with self._lock:
+            leaving = list(self._held.values())
             self._held.clear()
+        while leaving:
+            leaving.pop().forget_pages()
         self._cache.drop()
         self._buffers.drop()
         self._give_back()
