@@ -249,10 +249,9 @@ class NumberedMlp(nn.Sequential):
         super().__init__(
             Linear(config.width, config.mlp_width), nn.GELU(approximate="tanh"), Linear(config.mlp_width, config.width)
         )
-        self.hidden = config.mlp_width
 
     def forward(self, input: Tensor) -> Tensor:
-        return by_token(super().forward, input, self.hidden)
+        return by_token(super().forward, input)
 
 
 def token_rotations(config: FluxConfig, num_text: int, height: int, width: int) -> Tensor:

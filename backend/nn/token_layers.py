@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.nn.layers import Conv2d, Linear, rows_at_a_time
+from backend.nn.layers import Conv2d, Linear
 
 # Shapes: B batch, N tokens, D width, H heads, C channels, P side of a patch, h x w latent size.
+
+_TOKENS_AT_ONCE = 1024
 
 
 class Mlp(nn.Module):
@@ -18,12 +20,11 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out_dim: int | None = None) -> None:
         super().__init__()
-        self.hidden = hidden
         self.fc1 = Linear(dim, hidden)
         self.fc2 = Linear(hidden, out_dim or dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return by_token(lambda part: self.fc2(gelu(self.fc1(part))), x, self.hidden)
+        return by_token(lambda part: self.fc2(gelu(self.fc1(part))), x)
 
 
 class PatchEmbedding(nn.Module):
@@ -42,10 +43,12 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def by_token(layers: Callable[[Tensor], Tensor], x: Tensor, width: int) -> Tensor:
-    """Apply layers that see one token at a time to x [B, N, D], so many tokens at a time that `width` numbers for each
-    make one piece."""
-    parts = [layers(part) for part in rows_at_a_time(x.flatten(0, 1), width)]
+def by_token(layers: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply layers that see one token at a time to x [B, N, D], to some of the tokens at a time.
+
+    What is in between is four times as wide as x. With much fewer tokens at a time the weights would be read too often.
+    """
+    parts = [layers(part) for part in x.flatten(0, 1).split(_TOKENS_AT_ONCE)]
     joined = parts[0] if len(parts) == 1 else torch.cat(parts)
     return joined.unflatten(0, x.shape[:2])
 
