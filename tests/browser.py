@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from backend.engine.engine import Engine
 from backend.engine.settings import Settings
@@ -17,6 +18,8 @@ from backend.extensions.loaded import Extensions
 from backend.http.port import open_port
 from backend.http.security import Security
 from backend.http.server import Server, Serving, build_app
+from backend.nn.flux import Flux, FluxConfig
+from backend.weights.safetensors_file import write_safetensors
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from ui.environment import prepare_environment
 from ui.mount import mount_page
@@ -46,6 +49,8 @@ def served_page(root: Path) -> Iterator[tuple[Engine, str]]:
     write_tiny_checkpoint(checkpoints / "tiny.safetensors")
     harmful = {"modelspec.title": SINK, "modelspec.usage_hint": SINK, "modelspec.license": SINK}
     write_tiny_checkpoint(checkpoints / f"{_as_file_name(SINK)}.safetensors", metadata=harmful)
+    write_tiny_checkpoint(checkpoints / "finisher.safetensors", seed=1)
+    write_safetensors(checkpoints / "flow.safetensors", _flux_tensors(), {})
     (checkpoints / "broken.safetensors").write_text("<html>404</html>")
     prepare_environment(settings)
     engine = Engine.open(settings, persistent=False)
@@ -135,6 +140,14 @@ def _running(server: Server) -> Iterator[str]:
     finally:
         server.stop()
         thread.join(20)
+
+
+def _flux_tensors() -> dict[str, Tensor]:
+    """A network of FLUX.1 [dev] without text encoders and VAE: enough to be described."""
+    config = FluxConfig(
+        width=64, heads=2, mlp_width=64, double_blocks=1, single_blocks=1, context_dim=32, vector_dim=16
+    )
+    return {f"model.diffusion_model.{key}": value for key, value in Flux(config).state_dict().items()}
 
 
 def _as_file_name(text: str) -> str:

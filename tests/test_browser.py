@@ -244,6 +244,74 @@ def test_an_empty_field_shows_what_the_model_has_and_can_be_emptied_again(visit)
     assert visit.field("Width").input_value() == "64"
 
 
+def test_another_checkpoint_finishes_the_picture(visit, engine):
+    visit.field("Prompt").fill("a cat")
+    visit.field("Steps").fill("4")
+    visit.page.get_by_role("button", name=re.compile("^Refiner")).click()
+    visit.field("Refiner checkpoint").click()
+    visit.page.get_by_role("option", name="finisher").click()
+    visit.field("Switch at").fill("0.5")
+    visit.press("Generate")
+    visit.page.locator(".em-infotext", has_text="Refiner: finisher, Refiner switch at: 0.5").wait_for()
+    assert engine.jobs()[-1].state is JobState.DONE
+    visit.page.wait_for_function("localStorage['emulsion.txt2img']?.includes('finisher')")
+    visit.page.reload()
+    visit.wait_until_ready(visit.page)
+    visit.field("Refiner checkpoint").wait_for()  # the box is open, since it is used
+    assert visit.field("Refiner checkpoint").input_value() == "finisher"
+
+
+def test_fields_are_there_for_models_that_have_a_use_for_them(visit):
+    assert not visit.field("Distilled guidance").is_visible()
+    visit.field("Checkpoint").click()
+    visit.page.get_by_role("option", name="flow").click()
+    visit.page.locator(".em-model-part[data-kind=missing]", has_text="CLIP-L").wait_for()
+    visit.field("Distilled guidance").wait_for()
+    assert visit.field("Distilled guidance").get_attribute("placeholder") == "3.5"
+    assert visit.field("Width").get_attribute("step") == "16"
+    visit.page.get_by_title("1184 × 896").or_(visit.page.get_by_title("1152 × 896")).click()
+    visit.page.wait_for_function("document.querySelector('#field-height').value === '896'")
+    visit.page.locator(".em-fit[data-fit=problem]").wait_for()
+
+
+def test_the_memory_tab_shows_what_is_where_and_lets_go_of_it(visit, engine):
+    engine.wait(engine.submit(GenerationRequest(prompt="a cat", seed=5, steps=2)))
+    fit = visit.page.locator(".em-fit[data-fit=yes]")
+    fit.wait_for()
+    assert fit.inner_text()
+    visit.page.get_by_role("tab", name="Memory", exact=True).first.click()
+    visit.page.locator(".em-held-name", has_text="U-Net").first.wait_for()
+    visit.page.locator(".em-peak", has_text="sampling").wait_for()
+    assert visit.page.get_by_role("meter", name=re.compile("^Models")).count() == 1
+    visit.press("Unload everything")
+    visit.page.get_by_text("Nothing is held").wait_for()
+    assert engine.memory().used == 0
+    idle = visit.field("Unload after minutes")
+    idle.fill("30")
+    idle.press("Tab")
+    visit.page.locator(".em-note", has_text="Saved.").wait_for()
+    assert engine.preferences.idle_unload_minutes == 30
+    idle.fill("99999")
+    idle.press("Tab")
+    visit.page.locator(".em-note", has_text="idle_unload_minutes").wait_for()
+    engine.change_preferences(idle_unload_minutes=0)
+    visit.problems[:] = [told for told in visit.problems if "422" not in told]  # which is what was tried
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_every_text_of_the_memory_tab_stands_out(browser, served, engine, scheme):
+    engine.wait(engine.submit(GenerationRequest(prompt="a cat", seed=5, steps=1)))
+    visit = Visit(browser, served[1], width=390, height=844, scheme=scheme)
+    visit.page.get_by_role("tab", name="Memory", exact=True).first.click()
+    visit.page.locator(".em-held-name").first.wait_for()
+    found = visit.page.evaluate(CONTRASTS)
+    scroll_width = visit.page.evaluate("document.documentElement.scrollWidth")
+    visit.close()
+    assert len(found) > 15
+    assert [text for ratio, text in found if ratio < 4.5] == []
+    assert scroll_width <= 390
+
+
 def test_typing_asks_for_the_tokens_once_and_attention_keys_change_weights(visit):
     visit.requests.clear()
     prompt = visit.field("Prompt")

@@ -21,10 +21,12 @@ from backend.extensions.loaded import Extensions
 from backend.extensions.loader import load_extensions
 from backend.http.security import Security
 from backend.http.server import build_app
+from backend.nn.flux import Flux, FluxConfig
 from backend.request import GenerationRequest
+from backend.weights.safetensors_file import write_safetensors
 from tests.extension_samples import write_extension
 from tests.http_server import client_of
-from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_checkpoint import write_t5_header, write_tiny_checkpoint
 from ui.environment import prepare_environment
 from ui.mount import mount_page
 from ui.page import build_page
@@ -37,7 +39,7 @@ LABELS = {
     "checkpoint": "Checkpoint",
     "vae": "VAE",
     "text_encoders": "Text encoders",
-    "refiner": "Refiner",
+    "refiner": "Refiner checkpoint",
     "refiner_switch": "Switch at",
     "refiner_switch_timestep": "Switch timestep",
     "sampler": "Sampler",
@@ -224,6 +226,10 @@ def test_generate_queues_what_the_form_says(page, engine):
         "emphasis": "no_norm",
         "noise_source": "cpu",
         "exact_batches": True,
+        "guidance_rescale": 0.5,
+        "refiner": "tiny",
+        "refiner_switch": 0.4,
+        "refiner_switch_timestep": 300,
     }
     status = page.generate(**given)
     job = engine.job(status["job"])
@@ -231,6 +237,11 @@ def test_generate_queues_what_the_form_says(page, engine):
     assert job.state is JobState.QUEUED
     assert {name: getattr(job.request, name) for name in given} == {**given, "seed": 9007199254740993}
     assert job.request.checkpoint == "tiny"
+
+
+def test_what_means_nothing_to_the_model_is_not_part_of_the_job(page, engine):
+    request = engine.job(page.generate(shift=3.0, distilled_guidance=5.0)["job"]).request
+    assert request.shift is request.distilled_guidance is None
 
 
 def test_an_empty_field_takes_what_the_model_has(page, engine):
@@ -258,6 +269,13 @@ def test_an_empty_field_takes_what_the_model_has(page, engine):
         ("checkpoint", "gone", "gone"),
         ("checkpoint", "broken", "broken.safetensors"),
         ("vae", "gone", "gone"),
+        ("refiner", "gone", "gone"),
+        ("refiner_switch", 2, "refiner_switch"),
+        ("refiner_switch_timestep", 1000, "refiner_switch_timestep"),
+        ("text_encoders", ["gone"], "gone"),
+        ("text_encoders", "gone", "text_encoders"),
+        ("guidance_rescale", -1, "guidance_rescale"),
+        ("shift", 0, "shift"),
         ("prompt", "x" * 70_000, "prompt"),
         ("prompt", None, "prompt"),
         ("exact_batches", "yes", "exact_batches"),
@@ -294,7 +312,33 @@ def test_the_card_says_what_the_header_says(page, engine):
     assert card["licence"] == "Apache-2.0"
     assert card["native_size"] == 64
     assert card["defaults"]["steps"] == engine.describe_checkpoint("tiny").defaults.steps
+    assert card["usual"] == "20 steps, DPM++ 2M, guidance 7"
+    assert card["parts"] == [["CLIP-L", "inside", "inside"], ["VAE", "inside", "inside"]]
+    assert (card["size_step"], card["has_shift"], card["is_refiner"]) == (8, False, False)
     assert result[page.field("sampler")]["choices"][0] == ("DPM++ 2M (model)", "")
+
+
+def test_the_card_says_what_a_checkpoint_lacks_and_which_file_stands_in(page, settings):
+    network = FluxConfig(
+        width=64, heads=2, mlp_width=64, double_blocks=1, single_blocks=1, context_dim=32, vector_dim=16
+    )
+    tensors = {f"model.diffusion_model.{key}": value for key, value in Flux(network).state_dict().items()}
+    lacking = settings.checkpoint_dirs[0] / "lacking.safetensors"
+    write_safetensors(lacking, tensors, {})
+    encoder = write_t5_header(settings.text_encoder_dirs[0] / "large.safetensors")
+    page.handler("look_again")("tiny")
+    card = page.handler("describe")("lacking")[page.labelled("About this checkpoint")]
+    parts = {name: (where, kind) for name, where, kind in card["parts"]}
+    assert parts["T5-XXL"] == ("large", "file")
+    assert parts["CLIP-L"][1] == parts["VAE"][1] == "missing"
+    assert "models/text_encoders" in parts["CLIP-L"][0]
+    assert card["has_shift"]
+    assert card["defaults"]["distilled_guidance"] == 3.5
+    assert "FLUX.1" in card["defaults"]["reason"]
+    assert page.generate(checkpoint="lacking")["kind"] == "problem"
+    for file in (lacking, encoder):
+        file.unlink()
+    page.handler("look_again")("tiny")
 
 
 @pytest.mark.parametrize("name", ["broken", "gone"])
@@ -345,6 +389,25 @@ def test_what_never_came_from_a_form_is_passed_over(page, values):
     assert "steps" not in fields
 
 
+def test_a_refiner_that_is_used_does_not_hide_in_a_closed_box(page):
+    fields = page.after("opened", values={**EMPTY_FORM, "refiner": "tiny", "text_encoders": ["gone", 5]})
+    assert fields["refiner"]["value"] == "tiny"
+    assert fields["text_encoders"]["value"] == []
+    boxes = [block for block in page.blocks.blocks.values() if isinstance(block, gr.Accordion)]
+    box = next(block for block in boxes if block.label == "Refiner")
+    pasted = page.handler("pasted")(gr.EventData(None, {"text": f"{INFOTEXT}, Refiner: tiny, Refiner switch at: 0.6"}))
+    assert pasted[box]["open"]
+    assert pasted[page.field("refiner_switch")] == 0.6
+    opened = page.handler("opened")(gr.EventData(None, {"values": EMPTY_FORM}))
+    assert not opened[box]["open"]
+
+
+def test_what_a_text_was_made_without_does_not_stay_in_the_form(page):
+    fields = page.after("pasted", text=INFOTEXT)
+    assert (fields["refiner"], fields["guidance_rescale"], fields["shift"]) == ("", 0, None)
+    assert "refiner" not in page.after("pasted", text="only a prompt")
+
+
 def test_a_pasted_infotext_fills_the_form(page):
     fields = page.after("pasted", text=INFOTEXT)
     assert fields["prompt"] == "a cat, (red:1.2)\nin the rain"
@@ -392,7 +455,7 @@ def test_automatic_is_the_choice_to_take_the_samplers_own_schedule(engine, writt
 
 def test_a_broken_extension_is_named_and_costs_its_own_tab_only(page):
     tabs = [block.label for block in page.blocks.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["txt2img", "Ill", "Well", "Extensions"]
+    assert tabs == ["txt2img", "Ill", "Well", "Memory", "Extensions"]
     problems = {entry["id"]: " ".join(entry["problems"]) for entry in page.handler("entries")()}
     assert problems["well"] == ""
     assert "no paint left" in problems["ill"]

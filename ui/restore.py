@@ -12,7 +12,6 @@ from backend.engine.engine import Engine
 from backend.errors import UnknownName
 from backend.pipeline.infotext import read_infotext, request_from_infotext
 
-
 # What a text leaves out when it was not used: left standing in the form it would change the picture.
 _OFF = {"refiner": None, "refiner_switch_timestep": None, "guidance_rescale": 0, "shift": None}
 

@@ -15,11 +15,12 @@ _CLIP_TOKENS, _LONG_TOKENS = 77, 512  # of a prompt as families read it; a longe
 @dataclass(frozen=True, kw_only=True)
 class FitReport:
     """fits: whether it runs at all. text: a line for the user. Bytes: weights of the stage that takes the most of them
-    with its working memory, and the budget for both."""
+    with its working memory, and the budget for both. streamed: weights that come and go while a step runs."""
 
     fits: bool
     text: str
     weights: int
+    streamed: int
     working: int
     budget: int
 
@@ -33,12 +34,13 @@ def fit_report(plan: GenerationPlan, models: list[Model], budget: int) -> FitRep
             plans.append(model.network_plan(_evaluation(plan, model)))
         plans.append(models[0].decoding_plan(plan.width, plan.height))
     except OutOfMemory as error:
-        return FitReport(fits=False, text=str(error), weights=0, working=0, budget=budget)
+        return FitReport(fits=False, text=str(error), weights=0, streamed=0, working=0, budget=budget)
     largest = max(plans, key=lambda part: part.placement.num_bytes + part.working_bytes)
     return FitReport(
         fits=True,
         text=will_it_fit(plans),
         weights=largest.placement.num_bytes,
+        streamed=sum(part.placement.streamed_bytes for part in plans),
         working=largest.working_bytes,
         budget=budget,
     )

@@ -57,7 +57,8 @@ function usual({ usual: text, defaults }) {
 function parts(all) {
   const row = line("em-model-text em-model-parts", "");
   const inside = all.filter(([, , kind]) => kind === "inside").map(([name]) => name);
-  row.append(label("Parts"), part(inside.length ? `${inside.join(", ")} inside` : "nothing else inside", "inside"));
+  row.append(label("Parts"));
+  if (inside.length) row.append(part(`${inside.join(", ")} inside`, "inside"));
   for (const [name, where, kind] of all) {
     if (kind !== "inside") row.append(part(kind === "file" ? `${name} from ${where}` : `${name} ${where}`, kind));
   }

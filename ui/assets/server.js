@@ -7,15 +7,20 @@ export async function cancelJob(id) {
   if (!answer.ok) throw new Error(await problemOf(answer));
 }
 
+/** The JSON answer of our interface; with a body it is a POST. Throws what the server says is wrong. */
+export async function ask(path, body, options = {}) {
+  const sent =
+    body === undefined
+      ? {}
+      : { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const answer = await fetch(address(path), { ...sent, ...options });
+  if (!answer.ok) throw new Error(await problemOf(answer));
+  return answer.json();
+}
+
 /** The infotext inside a picture, "" when there is none. */
 export async function readInfotext(file) {
-  const answer = await fetch(address("sdapi/v1/png-info"), {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ image: await asBase64(file) }),
-  });
-  if (!answer.ok) throw new Error(await problemOf(answer));
-  return (await answer.json()).info;
+  return (await ask("sdapi/v1/png-info", { image: await asBase64(file) })).info;
 }
 
 async function problemOf(answer) {

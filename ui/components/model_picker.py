@@ -35,6 +35,6 @@ def model_picker(engine: Engine, choices: dict[str, Choices]) -> ModelPicker:
             multiselect=True,
             label="Text encoders",
             min_width=160,
-            elem_classes=["em-automatic-when-empty"],
+            elem_classes=["em-several"],
         )
     return ModelPicker(checkpoint, refresh, card, vae, text_encoders)

@@ -34,6 +34,7 @@ def number_field(
     when_empty: str = "model",
     only_with: str = "",
     hint: str = "",
+    is_wide: bool = False,
 ) -> gr.HTML:
     """A field whose value is a number, or None where the model decides.
 
@@ -41,7 +42,7 @@ def number_field(
     value: None makes a field that can be empty; it then shows what the model's default for `name` is.
     when_empty: what it shows in place of a default that the model does not have.
     only_with: what a model must have for the field to be there at all (see model_defaults.js).
-    hint: a sentence below the field.
+    hint: a sentence below the field. is_wide: the field takes a line of its own.
     """
     field_id = f"field-{name.replace('_', '-')}"
     title = "Back to the model's default" if when_empty == "model" else "Empty this field"
@@ -62,9 +63,10 @@ def number_field(
             f'<div class="em-field-head">{head}{number}</div>{_SLIDER.format(low=slider[0], high=slider[1], step=step)}'
         )
     # The script reads these here and not in Gradio's props, which an update to a field in a closed accordion wipes out.
+    usual = "" if value is None else value
     facts = (
-        f'class="em-field" data-field="{name}" data-step="{step:g}" data-usual="{"" if value is None else value}" '
-        f'data-when-empty="{escape(when_empty)}" data-only-with="{only_with}"'
+        f'class="em-field{" em-wide" if is_wide else ""}" data-field="{name}" data-step="{step:g}" '
+        f'data-usual="{usual}" data-when-empty="{escape(when_empty)}" data-only-with="{only_with}"'
     )
     if hint:
         body += f'<p class="em-hint" id="{field_id}-hint">{escape(hint)}</p>'

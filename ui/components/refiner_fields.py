@@ -18,7 +18,7 @@ class RefinerFields(NamedTuple):
 
 
 def refiner_fields(choices: dict[str, Choices]) -> RefinerFields:
-    refiner = gr.Dropdown(choices["refiner"], value="", label="Refiner", min_width=160)
+    refiner = gr.Dropdown(choices["refiner"], value="", label="Refiner checkpoint", min_width=160)
     with gr.Row():
         switch = number_field(
             "refiner_switch",

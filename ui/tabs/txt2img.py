@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from backend.engine.engine import Engine
 from backend.errors import EmulsionError
 from backend.request import MAX_GUIDANCE, MAX_IMAGES, MAX_SHIFT, MAX_STEPS, MIN_SHIFT
 from ui.binding import Fields, Values, by_name, check_names, request_of, shown, updates
 from ui.choices import Choices, choices_of, usual_checkpoint
+from ui.components.fit_line import fit_line
 from ui.components.form_bridge import form_bridge
 from ui.components.job_bar import job_bar
 from ui.components.model_card import card_of
@@ -26,7 +27,7 @@ from ui.components.status_line import Status, notice, problem, queued, status_li
 from ui.restore import restore
 from ui.scripts import calls
 
-Updates = dict[Component, Any]
+Updates = dict[Block, Any]
 
 # Events answer at once, whatever is running. They are no part of a public interface: that one is documented HTTP.
 # Values come as they are: GenerationRequest checks them, and says more than Gradio would.
@@ -68,6 +69,7 @@ def build(engine: Engine) -> None:
             with gr.Accordion("Advanced", open=False, elem_classes=["em-card"]):
                 advanced = _advanced(engine, choices)
             with gr.Row(elem_classes=["em-go"]):
+                fit_line()
                 generate = gr.Button("Generate", variant="primary", elem_classes=["em-generate"], min_width=140)
                 job_bar()
         with gr.Column(elem_classes=["em-side"], scale=1):
@@ -108,6 +110,7 @@ def _sampling(choices: dict[str, Choices]) -> Fields:
             step=0.1,
             slider=(1, 10),
             only_with="distilled_guidance",
+            is_wide=True,
         )
     return {
         "sampler": sampler,

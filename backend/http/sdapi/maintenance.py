@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from backend.engine.engine import Engine
-from backend.http.process_memory import resident_bytes
 from backend.http.security import Security
 from backend.memory.device import free_host_bytes, total_host_bytes
+from backend.memory.process_memory import resident_bytes
 
 
 def maintenance_router(engine: Engine, security: Security) -> APIRouter:

@@ -1,0 +1,74 @@
+// Whether the job that the form describes would fit, asked for when what matters for it rests.
+
+import { watchForm } from "./form.js";
+import { watchJobs } from "./jobs.js";
+import { ask } from "./server.js";
+
+const PAUSE_MS = 350;
+const MATTERS = [
+  "checkpoint",
+  "vae",
+  "text_encoders",
+  "refiner",
+  "width",
+  "height",
+  "batch_size",
+  "guidance_scale",
+  "use_ema",
+  "exact_batches",
+];
+const isGiven = (value) => value !== null && value !== undefined && value !== "";
+
+export function mount({ element }) {
+  const line = element.querySelector(".em-fit");
+  let values = {};
+  let asked = "";
+  let timer = 0;
+  let request = null;
+  let wasBusy = false;
+
+  const show = (kind, text) => {
+    line.hidden = !text;
+    line.dataset.fit = kind;
+    if (line.textContent !== text) line.textContent = text;
+    line.title = text;
+  };
+
+  const look = async () => {
+    const body = Object.fromEntries(MATTERS.filter((name) => isGiven(values[name])).map((name) => [name, values[name]]));
+    const key = JSON.stringify(body);
+    if (key === asked) return;
+    asked = key;
+    request?.abort();
+    request = new AbortController();
+    try {
+      const report = await ask("api/v1/fit", body, { signal: request.signal });
+      if (report.problem) show("problem", report.problem);
+      else if (!report.fits) show("problem", report.text);
+      else show(report.streamed ? "slower" : "yes", report.text);
+    } catch (error) {
+      if (error.name === "AbortError") return; // a later one is under way
+      asked = ""; // the server did not answer, which the top of the page tells
+      show("", "");
+    }
+  };
+
+  const lookSoon = () => {
+    clearTimeout(timer);
+    timer = setTimeout(look, PAUSE_MS);
+  };
+
+  watchForm((all) => {
+    values = all;
+    lookSoon();
+  });
+  watchJobs(({ jobs }) => {
+    const isBusy = jobs.some((job) => job.state === "running");
+    if (wasBusy && !isBusy) {
+      asked = ""; // what is left may be another budget
+      lookSoon();
+    }
+    wasBusy = isBusy;
+  });
+  lookSoon();
+}

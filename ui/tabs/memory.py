@@ -1,0 +1,58 @@
+"""What is in the memory: where each part of a model is, budgets, the peaks of the last job, and when to let go."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from backend.engine.preferences import MAX_IDLE_MINUTES
+from ui.scripts import mounts
+
+_TEMPLATE = f"""
+<section class="em-memory" aria-label="Memory">
+  <div class="em-panel">
+    <div class="em-panel-head">
+      <h2>Budget</h2>
+      <button type="button" class="em-action" data-do="unload">Unload everything</button>
+    </div>
+    <div class="em-gauges"></div>
+  </div>
+  <div class="em-panel">
+    <div class="em-panel-head"><h2>What is where</h2></div>
+    <p class="em-quiet em-nothing-held">Nothing is held. A model is loaded when a job needs it.</p>
+    <table class="em-held" hidden>
+      <thead><tr></tr></thead>
+      <tbody></tbody>
+    </table>
+  </div>
+  <div class="em-panel">
+    <div class="em-panel-head"><h2>Peak of the last job, by stage</h2></div>
+    <p class="em-quiet em-no-peaks">No job has run since the start.</p>
+    <ol class="em-peaks" hidden></ol>
+  </div>
+  <div class="em-panel">
+    <div class="em-panel-head"><h2>When nothing runs</h2></div>
+    <div class="em-field em-idle">
+      <div class="em-field-head">
+        <label for="field-idle-unload">Unload after minutes</label>
+        <input id="field-idle-unload" type="number" inputmode="decimal" autocomplete="off" min="0"
+          max="{MAX_IDLE_MINUTES}" step="any" aria-describedby="field-idle-unload-hint">
+      </div>
+      <p class="em-hint" id="field-idle-unload-hint">
+        Then all models leave the memory, and the next job loads them again. 0 keeps them.
+      </p>
+    </div>
+  </div>
+</section>
+"""
+
+
+def build() -> None:
+    """The tab. It shows what /api/v1/memory tells and asks nothing of Gradio."""
+    with gr.Tab("Memory", id="memory", elem_classes=["em-plain-tab"]):
+        gr.HTML(
+            value=None,
+            label="Memory",
+            html_template=_TEMPLATE,
+            js_on_load=mounts("memory_panel.js"),
+            apply_default_css=False,
+        )
