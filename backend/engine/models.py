@@ -13,6 +13,7 @@ from backend.errors import UnsupportedCheckpoint
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
 from backend.registry import Registry
 from backend.text.encoder_layouts import encoders_in
+from backend.weights.finite import first_bad_tensor
 from backend.weights.source import WeightSource
 from backend.weights.weight_file import open_weights
 
@@ -99,6 +100,14 @@ class Models:
             while len(self._models) > _KEPT:
                 self._models.popitem(last=False)
             return self._models[key]
+
+    def first_bad_weight(self, entry: CheckpointEntry, vae: VaeEntry | None) -> str:
+        """ "model.safetensors holds no numbers in <tensor>", or "" when all weights are finite. Reads everything."""
+        for path in (entry.path, *([vae.path] if vae else [])):
+            key = first_bad_tensor(open_weights(path))
+            if key is not None:
+                return f'{path.name} holds values that are not numbers, first in "{key}"'
+        return ""
 
     def forget(self) -> None:
         with self._lock:

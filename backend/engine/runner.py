@@ -16,7 +16,7 @@ from backend.engine.models import Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences
 from backend.engine.publisher import Publisher
-from backend.errors import Cancelled, EmulsionError, OutOfMemory, OutputError
+from backend.errors import Cancelled, EmulsionError, NumericalError, OutOfMemory, OutputError
 from backend.events import (
     ImageSaved,
     JobCancelled,
@@ -100,6 +100,8 @@ class JobRunner:
         """Make the pictures that are missing; returns why that ended early."""
         try:
             self._make_images(view)
+        except NumericalError as error:
+            return self._explained(error, view)
         except EmulsionError as error:
             return error.with_traceback(None)
         except Exception as error:
@@ -113,6 +115,17 @@ class JobRunner:
                 f"Something in Emulsion broke: {type(error).__name__}: {error}. The log tells where; please report it."
             )
         return None
+
+    def _explained(self, error: NumericalError, view: JobView) -> EmulsionError:
+        """Whether damaged weights are to blame, which only reading all of them tells."""
+        model = self._plan(view.request).model
+        library = self._resources.library
+        vae = library.find_vae(model.vae) if model.vae else None
+        try:
+            found = self._resources.models.first_bad_weight(library.find_checkpoint(model.checkpoint), vae)
+        except EmulsionError as problem:
+            return problem.with_traceback(None)
+        return NumericalError(f"{found}. Download the file again, or choose another.") if found else error
 
     def _make_images(self, view: JobView) -> None:
         resources = self._resources

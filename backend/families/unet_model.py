@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.diffusion.guidance import ConditionedNetwork, Conditioning
+from backend.diffusion.lcm_boundary import LcmBoundary
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process, VarianceExploding
@@ -71,7 +72,9 @@ class UNetModel:
                 "(inpainting) are known. Choose another checkpoint.",
             )
         self.family = family.name
-        self.prediction = prediction
+        # A network that is told its guidance is a latent consistency model.
+        is_told = config.guidance_width is not None
+        self.prediction = LcmBoundary(prediction=prediction, levels=levels) if is_told else prediction
         self.process: Process = VarianceExploding()
         self._levels = levels
         self._encode_prompt = encode_prompt
