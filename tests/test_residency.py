@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import weakref
 from pathlib import Path
 
@@ -301,17 +300,6 @@ def test_the_budget_is_read_again_for_each_job_and_what_no_longer_fits_leaves():
     assert held(residency) == ["a 2"]
     residency.begin_job()
     assert asked == [0, 4 * LEAF, 2 * LEAF]
-
-
-def test_what_was_not_used_for_a_while_is_unloaded():
-    residency = room_for(4)
-    assert not residency.unload_if_idle(0)
-    residency.get(part("a", 4))
-    assert not residency.unload_if_idle(60)
-    assert residency.used() == 4 * LEAF
-    time.sleep(0.01)
-    assert residency.unload_if_idle(0.01)
-    assert residency.used() == 0
 
 
 def test_tables_of_embeddings_stay_where_the_file_is():

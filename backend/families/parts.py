@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection
 
 import torch
@@ -33,9 +34,9 @@ def network_part(
     once, tables: see `Part`.
     """
     keys = source.keys()
-    identity = source.identity(keys[0]) if keys else ""
+    identity = hashlib.sha256("\n".join(f"{key} {source.identity(key)}" for key in keys).encode()).hexdigest()[:32]
     return Part(
-        key=f"{label}:{identity}:{len(keys)}:{target.dtype}",
+        key=f"{label}:{identity}:{target.dtype}",
         label=label,
         source=source,
         target=target,

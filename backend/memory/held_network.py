@@ -103,6 +103,11 @@ class HeldNetwork:
             self._remove(leaving)
             self._stream()
 
+    def forget_pages(self) -> None:
+        """Take what are views of files out of the process's memory; whoever still uses the network reads them anew."""
+        if self.is_on_host:
+            forget_pages([weight for weights in tuple(self._resident.values()) for weight in weights])
+
     def _stop_streaming(self) -> None:
         for streamer in self._streamers:
             streamer.detach()

@@ -33,10 +33,12 @@ class HostCache:
     def find(self, network: str, layer: str) -> Tensor | None:
         """The bytes of a layer of a network, by their keys."""
         with self._lock:
-            shelf = self._shelves.get(network)
-            return None if shelf is None else shelf.layers.get(layer)
+            if network not in self._shelves:
+                return None
+            self._shelves.move_to_end(network)
+            return self._shelves[network].layers.get(layer)
 
-    def take(self, network: str, layer: str, num_bytes: int) -> Tensor | None:
+    def take(self, network: str, num_bytes: int) -> Tensor | None:
         """Memory for a layer, to be filled and then `put`; None when the network alone would outgrow the budget."""
         with self._lock:
             shelf = self._shelves.setdefault(network, _Shelf())

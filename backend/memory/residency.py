@@ -7,7 +7,6 @@ import gc
 import logging
 import sys
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -83,7 +82,6 @@ class Residency:
         self._held: OrderedDict[str, HeldNetwork] = OrderedDict()
         self._sizes: OrderedDict[str, list[LeafSize]] = OrderedDict()
         self._working_bytes = 0
-        self._last_use = time.monotonic()
         self._lock = threading.Lock()  # of the table: held for a moment
         self._changing = threading.RLock()  # of what is in memory: held for seconds, while `report` goes on answering
 
@@ -94,7 +92,6 @@ class Residency:
         Raises KeysDoNotMatch, BadCheckpoint, and OutOfMemory when there is not even room for its largest layer.
         """
         with self._changing:
-            self._last_use = time.monotonic()
             network = self._find(part) or self._new(part)
             placement = place(
                 network.sizes(),
@@ -126,7 +123,6 @@ class Residency:
     def begin_job(self) -> None:
         """Look again at what may be used, because other programs come and go and `shrink` is for one job."""
         with self._changing:
-            self._last_use = time.monotonic()
             self.budget = self._full_budget if self._reread is None else self._reread(self.used())
             self._working_bytes = 0
             self._make_room(0, keeping=None)
@@ -150,14 +146,6 @@ class Residency:
                 self.get(newest.part, self._working_bytes)
             else:
                 self._give_back()
-
-    def unload_if_idle(self, seconds: float) -> bool:
-        """Let go of everything if nothing was fetched for so long. Returns whether anything left."""
-        with self._changing:
-            if time.monotonic() - self._last_use < seconds or not (self._held or self._cache.num_bytes()):
-                return False
-            self.drop_all()
-            return True
 
     @property
     def host_budget(self) -> int:

@@ -205,8 +205,10 @@ class Streamer:
             self._free(slot)
 
     def _free(self, slot: _Slot) -> None:
-        if not slot.ready.cancel():
-            slot.ready.exception()  # wait until nobody writes; what went wrong is told when it is fetched again
+        # Nobody may write, neither now nor later, when the memory has become someone else's. What went wrong is told
+        # when the layer is fetched again.
+        if not slot.ready.cancel() and slot.ready.exception() is None and slot.turn is None:
+            self._supply.wait(slot.ready.result())
         del self._slots[slot.leaf]
         if slot in self._idle:
             self._idle.remove(slot)

@@ -85,8 +85,7 @@ class DeviceSupply:
             done: Future[Mark] = Future()
             done.set_result(self._transport.copy(cached, out, after))
             return done
-        room = self._cache.take(self._key, leaf.name, leaf.num_bytes) if returns else None
-        return self._readers.submit(self._read, leaf, room, out, after)
+        return self._readers.submit(self._read, leaf, out, after, returns)
 
     def now(self) -> Mark:
         return self._transport.now()
@@ -94,7 +93,8 @@ class DeviceSupply:
     def wait(self, mark: Mark) -> None:
         self._transport.wait(mark)
 
-    def _read(self, leaf: Leaf, room: Tensor | None, out: Tensor, after: Mark) -> Mark:
+    def _read(self, leaf: Leaf, out: Tensor, after: Mark, returns: bool) -> Mark:
+        room = self._cache.take(self._key, leaf.num_bytes) if returns else None
         if room is not None:
             read_leaf(leaf, self._source, room)
             self._cache.put(self._key, leaf.name, room)
