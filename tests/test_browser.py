@@ -291,6 +291,10 @@ def test_the_memory_tab_shows_what_is_where_and_lets_go_of_it(visit, engine):
     idle.press("Tab")
     visit.page.locator(".em-note", has_text="Saved.").wait_for()
     assert engine.preferences.idle_unload_minutes == 30
+    visit.field("Compile networks").check()
+    visit.page.wait_for_function("document.querySelectorAll('.em-note').length > 1")
+    assert engine.preferences.compile_networks
+    engine.change_preferences(compile_networks=False)
     idle.fill("99999")
     idle.press("Tab")
     visit.page.locator(".em-note", has_text="idle_unload_minutes").wait_for()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from backend.engine.engine import Engine, MemoryReport
 from backend.engine.fit import FitReport
@@ -33,16 +36,19 @@ def memory_router(engine: Engine) -> APIRouter:
         engine.free_memory()
         return _memory_json(engine.memory(), engine)
 
+    one_at_a_time = asyncio.Lock()
+
     @router.post("/fit")
-    def fit(body: JsonObject) -> dict[str, Any]:
+    async def fit(request: Request, body: JsonObject) -> dict[str, Any]:
         """Whether a request would fit, by the headers of its files and a calculation: nothing is loaded.
 
-        A request that would be refused is no error here, so that a form can ask while it is filled in.
+        A request that would be refused is no error here, so that a form can ask while it is filled in. A calculation
+        takes seconds when a size is new; those that nobody waits for any more are left out.
         """
-        try:
-            return {**dataclasses.asdict(engine.will_it_fit(GenerationRequest.from_mapping(body))), "problem": ""}
-        except EmulsionError as error:
-            return {**dataclasses.asdict(_NOTHING), "problem": str(error)}
+        async with one_at_a_time:
+            if await request.is_disconnected():
+                raise HTTPException(499, "The client went away.")
+            return await asyncio.to_thread(_fit_json, engine, body)
 
     @router.get("/preferences")
     def preferences() -> dict[str, Any]:
@@ -59,6 +65,13 @@ def memory_router(engine: Engine) -> APIRouter:
     return router
 
 
+def _fit_json(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {**dataclasses.asdict(engine.will_it_fit(GenerationRequest.from_mapping(body))), "problem": ""}
+    except EmulsionError as error:
+        return {**dataclasses.asdict(_NOTHING), "problem": str(error)}
+
+
 def _memory_json(report: MemoryReport, engine: Engine) -> dict[str, Any]:
     machine = {"total": total_host_bytes(), "free": free_host_bytes(), "process": resident_bytes()}
     return {
@@ -67,4 +80,5 @@ def _memory_json(report: MemoryReport, engine: Engine) -> dict[str, Any]:
         "total": engine.device.total_bytes,
         "machine": machine,
         "idle_unload_minutes": engine.preferences.idle_unload_minutes,
+        "compile_networks": engine.preferences.compile_networks,
     }

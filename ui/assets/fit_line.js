@@ -41,6 +41,7 @@ export function mount({ element }) {
     asked = key;
     request?.abort();
     request = new AbortController();
+    line.dataset.fit = "asking"; // what is told is of the form as it was
     try {
       const report = await ask("api/v1/fit", body, { signal: request.signal });
       if (report.problem) show("problem", report.problem);

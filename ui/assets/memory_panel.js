@@ -11,6 +11,7 @@ export function mount({ element }) {
   const panel = element.querySelector(".em-memory");
   const find = (name) => panel.querySelector(name);
   const idle = find("#field-idle-unload");
+  const compile = find("#field-compile");
   let isAsking = false;
 
   const show = (report) => {
@@ -18,6 +19,18 @@ export function mount({ element }) {
     showHeld(find, report);
     showPeaks(find, report);
     if (document.activeElement !== idle) idle.value = report.idle_unload_minutes;
+    compile.checked = report.compile_networks;
+  };
+
+  const save = async (changes) => {
+    try {
+      await ask("api/v1/preferences", changes);
+      note("Saved.");
+    } catch (error) {
+      tellProblem(`This was not saved: ${error.message}`);
+    }
+    idle.blur();
+    look();
   };
 
   const look = async () => {
@@ -40,15 +53,8 @@ export function mount({ element }) {
       tellProblem(`Nothing was unloaded: ${error.message}`);
     }
   });
-  idle.addEventListener("change", async () => {
-    try {
-      const preferences = await ask("api/v1/preferences", { idle_unload_minutes: idle.valueAsNumber || 0 });
-      idle.value = preferences.idle_unload_minutes;
-      note("Saved.");
-    } catch (error) {
-      tellProblem(`This was not saved: ${error.message}`);
-    }
-  });
+  idle.addEventListener("change", () => save({ idle_unload_minutes: idle.valueAsNumber || 0 }));
+  compile.addEventListener("change", () => save({ compile_networks: compile.checked }));
   watchJobs(({ changed }) => {
     if (changed.some((job) => job.state !== "queued")) look();
   });

@@ -30,7 +30,7 @@ _TEMPLATE = f"""
     <ol class="em-peaks" hidden></ol>
   </div>
   <div class="em-panel">
-    <div class="em-panel-head"><h2>When nothing runs</h2></div>
+    <div class="em-panel-head"><h2>Settings</h2></div>
     <div class="em-field em-idle">
       <div class="em-field-head">
         <label for="field-idle-unload">Unload after minutes</label>
@@ -38,7 +38,14 @@ _TEMPLATE = f"""
           max="{MAX_IDLE_MINUTES}" step="any" aria-describedby="field-idle-unload-hint">
       </div>
       <p class="em-hint" id="field-idle-unload-hint">
-        Then all models leave the memory, and the next job loads them again. 0 keeps them.
+        When nothing runs for that long all models leave the memory, and the next job loads them again. 0 keeps them.
+      </p>
+    </div>
+    <div class="em-field">
+      <label class="em-check"><input id="field-compile" type="checkbox" aria-describedby="field-compile-hint">
+        Compile networks</label>
+      <p class="em-hint" id="field-compile-hint">
+        The first picture of a size then takes minutes longer, and the steps from there on are faster.
       </p>
     </div>
   </div>
