@@ -27,7 +27,7 @@ def main(shape: str) -> None:
         for dtype in (torch.float32, torch.bfloat16)
         for kind, measure in (("matmul", _matmul_peak), ("convolution", _convolution_peak))
     }
-    flops = {"step_flops": step_flops(SHAPES[shape].unet), "decode_flops": decode_flops()}
+    flops = {"step_flops": step_flops(SHAPES[shape].unet or UNetConfig()), "decode_flops": decode_flops()}
     print(json.dumps({**flops, "peaks": peaks, "attention": _attention_speeds()}))
 
 

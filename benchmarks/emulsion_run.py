@@ -1,4 +1,7 @@
-"""One picture by Emulsion, through the engine as the page does it: `python -m benchmarks.emulsion_run FILE STEPS`."""
+"""One picture by Emulsion, through the engine as the page does it: `... benchmarks.emulsion_run FILE STEPS [BUDGET]`.
+
+BUDGET: bytes that the program may take; without it, whatever suits the machine.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ from backend.memory.dtype_policy import policy_for
 from backend.request import GenerationRequest
 
 
-def main(checkpoint: Path, steps: int) -> None:
+def main(checkpoint: Path, steps: int, budget: int | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings.for_root(Path(folder), checkpoint_dirs=(checkpoint,), force_cpu=True)
+        settings = Settings.for_root(Path(folder), checkpoint_dirs=(checkpoint,), force_cpu=True, memory_budget=budget)
         engine = Engine.open(settings, persistent=False)
         step_ends: list[float] = []
         stages: list[tuple[str, float]] = []
@@ -40,11 +43,11 @@ def main(checkpoint: Path, steps: int) -> None:
             steps=steps,
             width=512,
             height=512,
-            guidance_scale=7,
             seed=1,
         )
         job = engine.wait(engine.submit(request))
         done = time.monotonic()
+        peaks = engine.memory().peaks
         engine.close()
     if job.error:
         raise SystemExit(job.error)
@@ -56,6 +59,7 @@ def main(checkpoint: Path, steps: int) -> None:
                 "step_ends": step_ends,
                 "decode_seconds": began["saving"] - began["decoding"],
                 "done": done,
+                "peaks": {peak.stage: peak.host_bytes for peak in peaks},
                 "computes_in": str(policy_for(engine.device).unet).removeprefix("torch."),
             }
         )
@@ -63,4 +67,4 @@ def main(checkpoint: Path, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)

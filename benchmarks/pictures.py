@@ -51,7 +51,7 @@ MEASURES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Emulsion against diffusers.")
-    parser.add_argument("shape", choices=sorted(SHAPES))
+    parser.add_argument("shape", choices=sorted(name for name, shape in SHAPES.items() if shape.unet))
     parser.add_argument("--output", type=Path, help="where to write all figures as JSON")
     parser.add_argument("--work", type=Path, help="folder for the random file, kept; a temporary one otherwise")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each (2)")

@@ -19,11 +19,13 @@ class Watched:
     """began: `time.monotonic()` before the process was made, a clock that all processes share.
 
     result: what the process printed last, as JSON. peak_anonymous: bytes of its own memory, file pages left out.
+    peak_resident: with the file pages that it had mapped.
     """
 
     began: float
     result: dict[str, Any]
     peak_anonymous: int
+    peak_resident: int
 
 
 def run_watched(module: str, *arguments: str, timeout: float = 900) -> Watched:
@@ -31,10 +33,11 @@ def run_watched(module: str, *arguments: str, timeout: float = 900) -> Watched:
     began = time.monotonic()
     command = [sys.executable, "-m", module, *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = 0
+    peak, resident = 0, 0
     try:
         while process.poll() is None:
-            peak = max(peak, _anonymous_bytes(process.pid))
+            peak = max(peak, _status_bytes(process.pid, "RssAnon:"))
+            resident = max(resident, _status_bytes(process.pid, "VmHWM:"))
             time.sleep(_INTERVAL)
             if time.monotonic() - began > timeout:
                 raise RuntimeError(f"{module} did not end within {timeout} s")
@@ -43,12 +46,12 @@ def run_watched(module: str, *arguments: str, timeout: float = 900) -> Watched:
         output, errors = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"{module} failed:\n{errors[-3000:]}")
-    return Watched(began=began, result=json.loads(output.splitlines()[-1]), peak_anonymous=peak)
+    return Watched(began=began, result=json.loads(output.splitlines()[-1]), peak_anonymous=peak, peak_resident=resident)
 
 
-def _anonymous_bytes(pid: int) -> int:
+def _status_bytes(pid: int, name: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:  # it has just ended
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), 0)
