@@ -1,5 +1,6 @@
 """Weight sources: tensors in memory, renamed, computed and averaged, read only when they are asked for."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import BadCheckpoint
+from backend.weights.read_ahead import read_ahead
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
 from backend.weights.source import Computed, InMemory, Renamed, TensorSpec, with_averaged_weights, with_prefix
 
@@ -161,3 +163,21 @@ def test_sources_over_a_file_read_it_only_when_asked(tmp_path):
     assert source.spec("a").shape == (3,)
     with pytest.raises(BadCheckpoint, match="changed on the disk"):
         source.read("a")
+
+
+def test_files_are_read_ahead_as_far_as_there_is_room_and_one_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("small", "gone", "large")]
+    files[0].write_bytes(b"1" * 1000)
+    files[2].write_bytes(b"2" * 10_000)
+    advised: list[int] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "posix_fadvise", lambda _file, _start, size, _advice: advised.append(size), raising=False)
+        patched.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+        thread = read_ahead(files, 5000)
+        assert thread is not None
+        thread.join(10)
+        assert advised == [1000]
+        thread = read_ahead(files, 11_000)
+        assert thread is not None
+        thread.join(10)
+    assert advised == [1000, 1000, 10_000]

@@ -11,9 +11,11 @@ from backend.diffusion.guidance import Conditioning
 from backend.engine.library import CheckpointEntry, TextEncoderEntry, VaeEntry
 from backend.errors import UnsupportedCheckpoint
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
+from backend.memory.device import free_host_bytes
 from backend.registry import Registry
 from backend.text.encoder_layouts import encoders_in
 from backend.weights.finite import first_bad_tensor
+from backend.weights.read_ahead import read_ahead
 from backend.weights.source import WeightSource
 from backend.weights.weight_file import open_weights
 
@@ -77,8 +79,12 @@ class Models:
         text_encoders: Sequence[TextEncoderEntry] = (),
         *,
         use_ema: bool = False,
+        reads_ahead: bool = False,
     ) -> Model:
-        """A model; its weights are read when they are first used. Raises FileError."""
+        """A model; its weights are read when they are first used. Raises FileError.
+
+        reads_ahead: have the system begin to read the files.
+        """
         family = self._family(entry)
         assert family.load is not None
         checkpoint = open_weights(entry.path)
@@ -99,7 +105,11 @@ class Models:
             self._models.move_to_end(key)
             while len(self._models) > _KEPT:
                 self._models.popitem(last=False)
-            return self._models[key]
+            model = self._models[key]
+        if reads_ahead:
+            paths = [*(encoder.path for encoder in text_encoders), entry.path, *([vae.path] if vae else [])]
+            read_ahead(paths, free_host_bytes() // 2)
+        return model
 
     def first_bad_weight(self, entry: CheckpointEntry, vae: VaeEntry | None) -> str:
         """ "model.safetensors holds no numbers in <tensor>", or "" when all weights are finite. Reads everything."""

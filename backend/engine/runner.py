@@ -141,10 +141,10 @@ class JobRunner:
         refiner = resources.library.find_checkpoint(plan.refiner.model.checkpoint) if plan.refiner else None
         images = generate(
             plan,
-            resources.models.open(entry, vae, encoders, use_ema=plan.model.use_ema),
+            resources.models.open(entry, vae, encoders, use_ema=plan.model.use_ema, reads_ahead=True),
             report,
             lambda: self._jobs.is_cancelled(view.id),
-            refiner=resources.models.open(refiner) if refiner else None,
+            refiner=resources.models.open(refiner, reads_ahead=True) if refiner else None,
             encode_prompt=resources.models.encode_prompt,
             first_image=len(view.images),
             preview_every=self._preferences().preview_every,

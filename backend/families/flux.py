@@ -87,7 +87,7 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
     texts = _Texts(files, machine, config)
     return TransformerModel(
         family="flux",
-        transformer=network_part(
+        part=network_part(
             "transformer",
             source,
             target_for(machine, machine.policy.transformer),
@@ -98,7 +98,6 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
         latents=LatentSpace(
             autoencoder_of(files), machine, _SCALING, channels=_LATENT_CHANNELS, family_label="a FLUX.1 model"
         ),
-        latent_channels=_LATENT_CHANNELS,
         levels=partial(_levels, is_shifted=config.is_guided),
         prediction=FlowPrediction(),
         process=RectifiedFlow(),

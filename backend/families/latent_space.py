@@ -71,7 +71,7 @@ class LatentSpace:
         self._source = source
         self._machine = machine
         self._scaling = scaling
-        self._channels = channels
+        self.channels = channels
         self._config = autoencoder_config_from(source, norm_groups=norm_groups)
         self._preview: LatentPreview | None = None
         found = (self._config.latent_channels, self._config.downscale)
@@ -128,7 +128,7 @@ class LatentSpace:
         return self._plan(height // 8, width // 8, self._machine.policy.autoencoder)
 
     def _plan(self, height: int, width: int, dtype: torch.dtype) -> Plan:
-        channels = self._channels
+        channels = self.channels
 
         def call(height: int, width: int) -> Call:
             def decode(network: nn.Module, device: torch.device) -> object:
@@ -141,7 +141,7 @@ class LatentSpace:
 
     @torch.inference_mode()
     def _fitted_preview(self) -> LatentPreview:
-        channels = self._channels
+        channels = self.channels
         coarse = normals(0, 0, _FIT_PATTERNS * channels * 4 * 4).view(_FIT_PATTERNS, channels, 4, 4)
         latents = F.interpolate(coarse, scale_factor=_FIT_SIZE // 4, mode="bicubic")
         images = self._decode(latents.to(self._machine.device.torch_device), self._machine.policy.autoencoder)

@@ -86,7 +86,7 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
     text = _Text(files, machine, config, facts)
     return TransformerModel(
         family="pixart",
-        transformer=network_part(
+        part=network_part(
             "transformer",
             facts.transformer,
             target_for(machine, machine.policy.transformer),
@@ -101,7 +101,6 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
             channels=_LATENT_CHANNELS,
             family_label="a PixArt model",
         ),
-        latent_channels=_LATENT_CHANNELS,
         levels=lambda width, height, shift: NoiseLevels.linear(),
         prediction=EpsPrediction(),
         process=VarianceExploding(),

@@ -76,7 +76,7 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
     texts = _Texts(files, machine, config)
     return TransformerModel(
         family="sd3",
-        transformer=network_part(
+        part=network_part(
             "transformer",
             checkpoint.transformer,
             target_for(machine, machine.policy.transformer),
@@ -91,7 +91,6 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
             channels=_LATENT_CHANNELS,
             family_label="an SD 3 model",
         ),
-        latent_channels=_LATENT_CHANNELS,
         levels=_levels,
         prediction=FlowPrediction(),
         process=RectifiedFlow(),

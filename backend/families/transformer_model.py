@@ -12,12 +12,11 @@ from backend.diffusion.guidance import ConditionedNetwork, Conditioning
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
-from backend.families.family import Evaluation, LatentPreview, Machine, Prompt
+from backend.families.family import Evaluation, Machine, Prompt
+from backend.families.latent_model import LatentModel
 from backend.families.latent_space import LatentSpace
-from backend.families.planning import needs_plan, plan_encoder, plan_network
 from backend.memory.dry_run import Call
 from backend.memory.part import Part
-from backend.memory.planner import Plan
 
 # Shapes: B batch, G groups of B / G images with a conditioning in common, C channels, h x w latent size, R rows of
 # (timestep, group), S vectors of modulation, D width.
@@ -35,64 +34,43 @@ class ConditionedTransformer(Protocol):
         ...
 
 
-class TransformerModel:
-    """A `Model`. condition: tells the network that the residency gives for `transformer` a conditioning.
-
-    call: how the network is called for an evaluation, so that what it takes can be calculated.
-    """
+class TransformerModel(LatentModel):
+    """A `Model`. condition: tells the network that the residency gives for `part` a conditioning."""
 
     def __init__(
         self,
         *,
         family: str,
-        transformer: Part,
+        machine: Machine,
+        part: Part,
+        call: Callable[[Evaluation], Call],
         condition: Callable[[nn.Module, Conditioning], ConditionedTransformer],
-        latents: LatentSpace,
-        latent_channels: int,
         levels: Callable[[int, int, float | None], Levels],
         prediction: Prediction,
         process: Process,
+        latents: LatentSpace,
         encode_prompt: Callable[[Prompt], Conditioning],
         text_parts: Sequence[Part],
-        call: Callable[[Evaluation], Call],
-        machine: Machine,
     ) -> None:
-        self.family = family
-        self.prediction = prediction
-        self.process = process
-        self._transformer = transformer
+        super().__init__(
+            family=family,
+            machine=machine,
+            part=part,
+            call=call,
+            prediction=prediction,
+            process=process,
+            latents=latents,
+            encode_prompt=encode_prompt,
+            text_parts=text_parts,
+        )
         self._condition = condition
-        self._latents = latents
-        self._latent_channels = latent_channels
         self._levels = levels
-        self._encode_prompt = encode_prompt
-        self._text_parts = tuple(text_parts)
-        self._call = call
-        self._machine = machine
 
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         return self._levels(width, height, shift)
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        return self._latent_channels, height // 8, width // 8
-
-    def encode_prompt(self, prompt: Prompt) -> Conditioning:
-        return self._encode_prompt(prompt)
-
-    def text_plans(self) -> Sequence[Plan]:
-        return [plan_encoder(self._machine, part) for part in self._text_parts]
-
-    def network_plan(self, evaluation: Evaluation) -> Plan:
-        return plan_network(self._machine, self._transformer, evaluation, self._call)
-
-    def decoding_plan(self, width: int, height: int) -> Plan:
-        return self._latents.decoding_plan(width, height)
-
-    def plan_if_scarce(self, evaluation: Evaluation) -> Plan | None:
-        return self.network_plan(evaluation) if needs_plan(self._machine, self._transformer, evaluation) else None
-
     def network(self, timesteps: Sequence[float], working_bytes: int = 0) -> ConditionedNetwork:
-        network = self._machine.residency.get(self._transformer, working_bytes)
+        network = self.fetch(working_bytes)
         planned = torch.tensor(timesteps, dtype=torch.float32).tolist()
         runs: dict[Conditioning, _Run] = {}
 
@@ -103,15 +81,6 @@ class TransformerModel:
             return runs[conditioning].predict(x, timesteps)
 
         return self._machine.compiled(network, predict)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._latents.decode(latents)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self._latents.encode(images)
-
-    def latent_preview(self) -> LatentPreview:
-        return self._latents.preview()
 
 
 class _Run:

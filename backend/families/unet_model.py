@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -13,20 +14,19 @@ from backend.diffusion.guidance import ConditionedNetwork, Conditioning
 from backend.diffusion.lcm_boundary import LcmBoundary
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
-from backend.diffusion.process import Process, VarianceExploding
+from backend.diffusion.process import VarianceExploding
 from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_of
-from backend.families.family import Evaluation, LatentPreview, Machine, ModelFiles, Prompt
+from backend.families.family import Evaluation, Machine, ModelFiles, Prompt
 from backend.families.file_facts import FileFacts, averaged
+from backend.families.latent_model import LatentModel
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
-from backend.families.planning import needs_plan, plan_encoder, plan_network
 from backend.families.unet_files import unet_in
 from backend.families.unet_shapes import unet_config_from
 from backend.memory.dry_run import Call
 from backend.memory.part import Part
-from backend.memory.planner import Plan
-from backend.nn.unet import KeysValues, UNet, used_once
+from backend.nn.unet import KeysValues, UNet, UNetConfig, used_once
 
 _CHANNELS = (4, 8, 9)
 
@@ -41,7 +41,7 @@ class UNetFamily:
     head_dim: int | None = 64
 
 
-class UNetModel:
+class UNetModel(LatentModel):
     """A `Model`. Raises KeysDoNotMatch and UnsupportedCheckpoint."""
 
     def __init__(
@@ -71,50 +71,34 @@ class UNetModel:
                 f"its U-Net takes {config.in_channels} channels; 4 (text to image), 8 (InstructPix2Pix) and 9 "
                 "(inpainting) are known. Choose another checkpoint.",
             )
-        self.family = family.name
+        target = target_for(machine, machine.policy.unet)
         # A network that is told its guidance is a latent consistency model.
         is_told = config.guidance_width is not None
-        self.prediction = LcmBoundary(prediction=prediction, levels=levels) if is_told else prediction
-        self.process: Process = VarianceExploding()
-        self._levels = levels
-        self._encode_prompt = encode_prompt
-        self._text_parts = tuple(text_parts)
-        self._config = config
-        self._machine = machine
-        self._latents = LatentSpace(
-            autoencoder_of(files),
-            machine,
-            scaling,
-            channels=config.out_channels,
-            family_label=family.needs,
-            norm_groups=facts.number("vae_norm_groups", 32),
+        super().__init__(
+            family=family.name,
+            machine=machine,
+            part=network_part("U-Net", unet, target, lambda: UNet(config), once=used_once(unet.keys())),
+            call=partial(_call, config=config, dtype=target.dtype),
+            prediction=LcmBoundary(prediction=prediction, levels=levels) if is_told else prediction,
+            process=VarianceExploding(),
+            latents=LatentSpace(
+                autoencoder_of(files),
+                machine,
+                scaling,
+                channels=config.out_channels,
+                family_label=family.needs,
+                norm_groups=facts.number("vae_norm_groups", 32),
+            ),
+            encode_prompt=encode_prompt,
+            text_parts=text_parts,
         )
-        target = target_for(machine, machine.policy.unet)
-        self._unet = network_part("U-Net", unet, target, lambda: UNet(config), once=used_once(unet.keys()))
+        self._levels = levels
 
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         return self._levels
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        return 4, height // 8, width // 8
-
-    def encode_prompt(self, prompt: Prompt) -> Conditioning:
-        return self._encode_prompt(prompt)
-
-    def text_plans(self) -> Sequence[Plan]:
-        return [plan_encoder(self._machine, part) for part in self._text_parts]
-
-    def network_plan(self, evaluation: Evaluation) -> Plan:
-        return plan_network(self._machine, self._unet, evaluation, self._call)
-
-    def decoding_plan(self, width: int, height: int) -> Plan:
-        return self._latents.decoding_plan(width, height)
-
-    def plan_if_scarce(self, evaluation: Evaluation) -> Plan | None:
-        return self.network_plan(evaluation) if needs_plan(self._machine, self._unet, evaluation) else None
-
     def network(self, timesteps: Sequence[float], working_bytes: int = 0) -> ConditionedNetwork:
-        unet = cast(UNet, self._machine.residency.get(self._unet, working_bytes))
+        unet = cast(UNet, self.fetch(working_bytes))
         dtype = self._machine.policy.unet
         # A text is the same at every step, so what the layers attend to of it is computed once; the layers that do so
         # are an eighth of SDXL's weights and need not stay on the device.
@@ -142,33 +126,6 @@ class UNetModel:
 
         return self._machine.compiled(unet, predict)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self._latents.decode(latents)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self._latents.encode(images)
-
-    def latent_preview(self) -> LatentPreview:
-        return self._latents.preview()
-
-    def _call(self, evaluation: Evaluation) -> Call:
-        config, dtype = self._config, self._machine.policy.unet
-
-        def evaluate(network: nn.Module, device: torch.device) -> object:
-            unet = cast(UNet, network)
-            images = evaluation.images
-            size = evaluation.height // 8, evaluation.width // 8
-            x = torch.empty(images, config.in_channels, *size, dtype=dtype, device=device)
-            context = torch.empty(images, evaluation.tokens, config.context_dim, dtype=dtype, device=device)
-            adm = config.adm_in_channels
-            y = None if adm is None else torch.empty(images, adm, dtype=dtype, device=device)
-            guidance = None if config.guidance_width is None else torch.empty(images, device=device)
-            x = x.to(memory_format=torch.channels_last)
-            timesteps = torch.empty(images, device=device)
-            return unet(x, timesteps, unet.keys_values(context), y, guidance=guidance)
-
-        return evaluate
-
     def _blank_image(self, in_channels: int, height: int, width: int) -> Tensor:
         """What U-Nets with extra channels are given when there is no picture to change: [1, in_channels - 4, h, w].
 
@@ -179,3 +136,20 @@ class UNetModel:
             return torch.zeros(1, 4, height, width)
         latents = self.encode(torch.zeros(1, 3, height * 8, width * 8))
         return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
+
+
+def _call(evaluation: Evaluation, *, config: UNetConfig, dtype: torch.dtype) -> Call:
+    def evaluate(network: nn.Module, device: torch.device) -> object:
+        unet = cast(UNet, network)
+        images = evaluation.images
+        size = evaluation.height // 8, evaluation.width // 8
+        x = torch.empty(images, config.in_channels, *size, dtype=dtype, device=device)
+        context = torch.empty(images, evaluation.tokens, config.context_dim, dtype=dtype, device=device)
+        adm = config.adm_in_channels
+        y = None if adm is None else torch.empty(images, adm, dtype=dtype, device=device)
+        guidance = None if config.guidance_width is None else torch.empty(images, device=device)
+        x = x.to(memory_format=torch.channels_last)
+        timesteps = torch.empty(images, device=device)
+        return unet(x, timesteps, unet.keys_values(context), y, guidance=guidance)
+
+    return evaluate

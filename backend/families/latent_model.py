@@ -1,0 +1,79 @@
+"""What all models have in common: texts are read, a network works on latents, an autoencoder makes pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from backend.diffusion.guidance import Conditioning
+from backend.diffusion.prediction import Prediction
+from backend.diffusion.process import Process
+from backend.families.family import Evaluation, LatentPreview, Machine, Prompt
+from backend.families.latent_space import LatentSpace
+from backend.families.planning import needs_plan, plan_encoder, plan_network
+from backend.memory.dry_run import Call
+from backend.memory.part import Part
+from backend.memory.planner import Plan
+
+
+class LatentModel:
+    """A `Model` but for its levels and its network.
+
+    part: the network. call: how it is called for an evaluation, so that what that takes can be calculated.
+    text_parts: the networks that `encode_prompt` fetches.
+    """
+
+    def __init__(
+        self,
+        *,
+        family: str,
+        machine: Machine,
+        part: Part,
+        call: Callable[[Evaluation], Call],
+        prediction: Prediction,
+        process: Process,
+        latents: LatentSpace,
+        encode_prompt: Callable[[Prompt], Conditioning],
+        text_parts: Sequence[Part],
+    ) -> None:
+        self.family = family
+        self.prediction = prediction
+        self.process = process
+        self._machine = machine
+        self._part = part
+        self._call = call
+        self._latents = latents
+        self._encode_prompt = encode_prompt
+        self._text_parts = tuple(text_parts)
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return self._latents.channels, height // 8, width // 8
+
+    def encode_prompt(self, prompt: Prompt) -> Conditioning:
+        return self._encode_prompt(prompt)
+
+    def text_plans(self) -> Sequence[Plan]:
+        return [plan_encoder(self._machine, part) for part in self._text_parts]
+
+    def network_plan(self, evaluation: Evaluation) -> Plan:
+        return plan_network(self._machine, self._part, evaluation, self._call)
+
+    def plan_if_scarce(self, evaluation: Evaluation) -> Plan | None:
+        return self.network_plan(evaluation) if needs_plan(self._machine, self._part, evaluation) else None
+
+    def decoding_plan(self, width: int, height: int) -> Plan:
+        return self._latents.decoding_plan(width, height)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self._latents.decode(latents)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._latents.encode(images)
+
+    def latent_preview(self) -> LatentPreview:
+        return self._latents.preview()
+
+    def fetch(self, working_bytes: int) -> nn.Module:
+        """The network, with `working_bytes` kept free for its activations."""
+        return self._machine.residency.get(self._part, working_bytes)
