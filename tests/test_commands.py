@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -408,3 +409,15 @@ def test_progress_stays_on_one_line_and_leaves_no_trace() -> None:
 def test_long_texts_of_files_are_cut() -> None:
     assert as_line("x" * 1000, limit=20) == "x" * 16 + " ..."
     assert as_line("a\tb\r\n c") == "a b c"
+
+
+def test_a_reader_that_has_enough_ends_the_output_quietly(home: Path) -> None:
+    file = home / "models" / "checkpoints" / "tiny.safetensors"
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does after its last line
+    with os.fdopen(writer, "w") as output:
+        ended = subprocess.run(
+            [sys.executable, "-m", "backend.commands", "info", str(file)],
+            cwd=Path(__file__).resolve().parents[1], stdout=output, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -63,6 +63,11 @@ def test_a_checkpoint_keeps_its_own_vae_unless_another_is_asked_for(tmp_path: Pa
         choose_vae("five", ENTRY, described(), library)
 
 
+def test_a_vae_of_other_latents_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"sixteen has 16 latent channels; model.safetensors needs 4"):
+        choose_vae("sixteen", ENTRY, described(), library_of(tmp_path, *FILES))
+
+
 def test_a_missing_vae_is_the_only_one_that_fits(tmp_path: Path) -> None:
     chosen = choose_vae(None, ENTRY, FLUX, library_of(tmp_path, *FILES))
     assert chosen is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case _:
             from backend.commands.doctor import run
     try:
-        return run(values, ROOT)
+        status = run(values, ROOT)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads has enough, as `head` after its lines; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Cancelled, KeyboardInterrupt):
         print(f"{values.command}: stopped", file=sys.stderr)
         return 130

@@ -16,10 +16,18 @@ def choose_vae(
 ) -> VaeEntry | None:
     """The VAE that was asked for, or the only one that fits a checkpoint without its own; None for its own.
 
-    Raises UnknownName, and RequestError when a VAE is needed and none, or more than one, fits.
+    Raises UnknownName, and RequestError for one with other latents, and when a VAE is needed and none, or more than
+    one, fits.
     """
     if wanted:
-        return library.find_vae(wanted)
+        chosen = library.find_vae(wanted)
+        if chosen.latent_channels not in (0, description.latent_channels):
+            raise RequestError(
+                "vae",
+                f"{chosen.name} has {chosen.latent_channels} latent channels; {entry.path.name} needs "
+                f"{description.latent_channels}. Choose another VAE, or none",
+            )
+        return chosen
     if description.has_vae:
         return None
     fitting = [vae for vae in library.vaes() if vae.latent_channels == description.latent_channels]
