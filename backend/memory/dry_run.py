@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import threading
 import weakref
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass
@@ -74,15 +75,21 @@ class CallCosts:
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
         self._known = _read(file) if file else {}
+        self._lock = threading.Lock()  # jobs, and whoever asks whether one fits, come from several threads
 
     def of(self, part: Part, shapes: str, call: Call) -> CallCost:
         """What `call` costs. shapes: everything that the cost depends on beside the part's weights and how they are
         held: sizes of the inputs, their type, and the network's configuration."""
         key = _key(part, shapes)
-        if key not in self._known:
-            self._known[key] = dry_run(part, call)
+        with self._lock:
+            known = self._known.get(key)
+        if known is not None:
+            return known
+        cost = dry_run(part, call)
+        with self._lock:
+            self._known[key] = cost
             self._write()
-        return self._known[key]
+        return cost
 
     def _write(self) -> None:
         if self._file is None:
