@@ -15,8 +15,11 @@ from backend.memory.part import Part
 from backend.memory.placement import LeafSize
 from backend.memory.planner import plan_decoder, plan_denoiser, will_it_fit, working_bytes
 from backend.nn.autoencoder import Autoencoder, AutoencoderConfig
+from backend.nn.layers import Linear
 from backend.nn.unet import UNet, UNetConfig
+from backend.weights.safetensors_file import write_safetensors
 from backend.weights.source import InMemory, TensorSpec
+from backend.weights.weight_file import open_weights
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 MIB = 2**20
@@ -111,6 +114,19 @@ def test_tensors_count_while_they_live_and_views_do_not(device):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("device", [GPU, CPU], ids=str)
+def test_packed_weights_count_as_what_they_become(tmp_path, device):
+    layer = nn.Sequential(Linear(64, 32, bias=False))
+    weights = {key: value.detach().to(torch.float8_e4m3fn) for key, value in layer.state_dict().items()}
+    write_safetensors(tmp_path / "fp8.safetensors", weights)
+    source = open_weights(tmp_path / "fp8.safetensors")
+    assert source.packing("0.weight") is not None
+    target = Target(device, torch.float32, widens_on_use=device == CPU)
+    packed = Part("key", "label", source, target, lambda: nn.Sequential(Linear(64, 32, bias=False)))
+    cost = dry_run(packed, lambda module, device: module(torch.empty(1, 64, device=device)))
+    assert cost.peak_bytes == 4 * (64 + 64 * 32 + 32)  # the input, the weight in float32, the output
+
+
 def test_on_the_host_it_agrees_with_what_the_allocator_gives():
     """The peak of a step, measured by the profiler of PyTorch's allocator on the real network."""
     config = UNetConfig(model_channels=32, channel_mult=(1, 2), transformer_depth=(1, 1), context_dim=16, num_heads=4)

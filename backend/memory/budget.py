@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from backend.memory.allocator import return_large_pieces
 from backend.memory.device import DeviceFacts, total_host_bytes
 from backend.memory.pinning import pinning_pays
 from backend.memory.process_memory import resident_bytes
@@ -57,6 +58,7 @@ def residency_for(device: DeviceFacts, *, cap: int | None = None, low_memory: bo
     """
     if device.is_host:
         if cap is not None:
+            return_large_pieces()
             limit = ProgramCap(cap)
             return Residency(limit.budget(0), reread=limit.budget)
         return Residency(

@@ -23,9 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from backend.errors import OutputError
-from backend.memory.leaves import leaves_of, on_meta
+from backend.memory.leaves import Leaf, leaves_of, on_meta
 from backend.memory.part import Part
 from backend.weights.atomic import write_atomically
+from backend.weights.packing import Packable
 
 _log = logging.getLogger(__name__)
 _META = torch.device("meta")
@@ -60,6 +61,7 @@ def dry_run(part: Part, call: Call) -> CallCost:
     with FakeTensorMode() if is_on_host else contextlib.nullcontext():
         for leaf in leaves:
             leaf.place({tensor.attribute: tensor.layout.empty(device) for tensor in leaf.tensors})
+            _unpack_nothing(leaf)
         ledger = _Ledger()
         order: dict[str, None] = {}
         for leaf in leaves:
@@ -67,6 +69,16 @@ def dry_run(part: Part, call: Call) -> CallCost:
         with _FusedAttention(ledger), _Watching(ledger):
             call(module, device)
     return CallCost(peak_bytes=ledger.peak, flops=ledger.flops, layers=tuple(order))
+
+
+def _unpack_nothing(leaf: Leaf) -> None:
+    """Have packed weights become tensors of the right shape: unpacking looks into contents, of which there are none."""
+    for tensor in leaf.tensors:
+        if tensor.layout.packing is not None and isinstance(leaf.module, Packable):
+            columns = tensor.slot.shape[1:]
+            leaf.module.unpack_weight = lambda rows, dtype, columns=columns: rows.new_empty(
+                (rows.shape[0], *columns), dtype=dtype
+            )
 
 
 class CallCosts:
