@@ -17,7 +17,7 @@ _RESERVE_ON_GPU = (600 if sys.platform == "win32" else 400) * 2**20
 _CACHE_SHARE, _PINNED_SHARE = 1 / 2, 1 / 4  # of the machine's memory, for layers that are ready to be copied
 # Of a cap on the program, what kernels take for themselves and allocators keep between tensors; what the program loads
 # of itself when it first computes is in it as well.
-_SLACK = 320 * 2**20
+_SLACK = 480 * 2**20
 _LEAST = 256 * 2**20  # with less than that hardly any network runs at all
 _PROGRAM = 500 * 2**20  # about what the program takes without weights, where the system does not tell
 
