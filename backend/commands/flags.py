@@ -209,7 +209,10 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
         dest="low_memory", action="store_true", help="hold as little of a model in memory as possible",
     )  # fmt: skip
     group.add_argument(
-        "--memory-budget", type=_bytes, metavar="SIZE", help="bytes for models in memory, such as 3G or 800M"
+        "--memory-budget",
+        type=_bytes,
+        metavar="SIZE",
+        help="the most memory to take, such as 3G or 800M: of the machine without a GPU, of the GPU with one",
     )
     group.add_argument(
         "--idle-unload", type=_minutes, metavar="MINUTES",

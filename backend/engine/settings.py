@@ -15,7 +15,8 @@ class Settings:
     root: folder of the program. checkpoint_dirs, vae_dirs, text_encoder_dirs: searched in this order, with their
     subfolders; a file among them stands for itself.
     data_dir: journal, hashes, preferences. checkpoint: name of the one to start with.
-    memory_budget: bytes for weights in memory; None leaves it to the free memory.
+    memory_budget: bytes that the program may take of the machine, or with a GPU models of its memory; None leaves it to
+    what is free.
     idle_unload_minutes, compile_networks: win over the preferences of these names until those are changed.
     """
 
