@@ -169,9 +169,13 @@ def test_generate_stops_at_a_signal_and_keeps_what_is_finished(
     home: Path, tmp_path: Path, capsys, number: signal.Signals
 ) -> None:
     interrupting = threading.Thread(target=_interrupt_after_first_picture, args=(tmp_path, number))
-    interrupting.start()
-    assert generate(home, tmp_path / "x.png", "--batch-count", "50", "--steps", "40") == 130
-    interrupting.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
+    try:
+        interrupting.start()
+        assert generate(home, tmp_path / "x.png", "--batch-count", "50", "--steps", "40") == 130
+        interrupting.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.endswith("generate: stopped\n")
     names = sorted(os.listdir(tmp_path))
     assert "x-1.png" in names
