@@ -56,7 +56,7 @@ class BlockCompiler:
                 return _plainly(evaluate)(*arguments)
             try:
                 return evaluate(*arguments)
-            except Exception as error:
+            except Exception as error:  # the compiler raises of all kinds; what is not its own goes on as it was
                 if not _is_of_compiler(error):
                     raise
                 problem = str(error).strip().partition("\n")[0] or type(error).__name__
