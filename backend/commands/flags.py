@@ -219,7 +219,7 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
         help="let models leave the memory when nothing was asked for that long; 0 never",
     )  # fmt: skip
     group.add_argument(
-        "--compile", action="store_true", help="compile the networks: minutes once, and faster steps from then on"
+        "--compile", action="store_true", help="compile the networks, which takes minutes once; meant for GPUs"
     )
     group.add_argument(
         "--no-half", "--all-in-fp32", "--force-fp32", dest="full_precision", action="store_true",

@@ -24,7 +24,7 @@ class Preferences:
     checkpoint: title or name, None for the first one; vae: None for the checkpoint's own.
     preview_every: steps between live previews, 0 for none.
     idle_unload_minutes: after which all weights leave the memory when nothing runs, 0 for never.
-    compile_networks: compile the networks' blocks with torch.compile, which takes minutes once and then saves time.
+    compile_networks: compile the networks' blocks with torch.compile, which takes minutes once; for GPUs.
     Raises RequestError for a value of the wrong kind; names are checked by the engine.
     """
 

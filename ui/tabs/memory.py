@@ -45,7 +45,7 @@ _TEMPLATE = f"""
       <label class="em-check"><input id="field-compile" type="checkbox" aria-describedby="field-compile-hint">
         Compile networks</label>
       <p class="em-hint" id="field-compile-hint">
-        The first picture of a size then takes minutes longer, and the steps from there on are faster.
+        The first picture of a size then takes minutes longer. It is meant for GPUs; on a processor it gains little.
       </p>
     </div>
   </div>
