@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.engine import outputs
+from backend.engine import outputs, runner
 from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView
 from backend.engine.settings import Settings
-from backend.errors import FileError, OutputError, RequestError, ServerError, UnknownName
+from backend.errors import FileError, NumericalError, OutputError, RequestError, ServerError, UnknownName
 from backend.events import Event, ImageSaved, JobCancelled, JobDone, JobFailed, JobQueued, JobStarted, Progress
 from backend.images.png_text import read_png_text
 from backend.request import GenerationRequest
@@ -403,6 +403,24 @@ def test_nan_weights_fail_the_job_and_the_next_one_runs(engine: Engine, root: Pa
     assert (view.state, view.error_kind) == (JobState.FAILED, "NumericalError")
     assert "nan.safetensors holds values that are not numbers" in view.error
     assert '"model.diffusion_model.out.2.bias"' in view.error
+    assert run(engine, checkpoint="tiny").state is JobState.DONE
+
+
+def test_a_damaged_checkpoint_that_is_taken_away_meanwhile_fails_its_job_and_no_other(
+    engine: Engine, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_checkpoint(root / "models" / "checkpoints" / "nan.safetensors", seed=1)
+    engine.library.refresh()
+
+    def damaged(*_arguments: object, **_options: object) -> Iterator[object]:
+        path.unlink()
+        engine.library.refresh()
+        raise NumericalError("no numbers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(runner, "generate", damaged)
+        view = run(engine, checkpoint="nan")
+    assert (view.state, view.error_kind) == (JobState.FAILED, "UnknownName")
     assert run(engine, checkpoint="tiny").state is JobState.DONE
 
 

@@ -90,7 +90,6 @@ class JobRunner:
             return  # cancelled in the meantime
         self._record(view.id, lambda: self._journal.started(view.id))
         self._publisher.publish(JobStarted(job_id=view.id))
-        self._resources.machine.residency.begin_job()
         self._peaks.clear()
         error = self._attempt(view)
         self._peaks.end()
@@ -99,9 +98,10 @@ class JobRunner:
     def _attempt(self, view: JobView) -> EmulsionError | None:
         """Make the pictures that are missing; returns why that ended early."""
         try:
+            self._resources.machine.residency.begin_job()
             self._make_images(view)
         except NumericalError as error:
-            return self._explained(error, view)
+            return self._explained(error.with_traceback(None), view)
         except EmulsionError as error:
             return error.with_traceback(None)
         except Exception as error:
@@ -118,10 +118,10 @@ class JobRunner:
 
     def _explained(self, error: NumericalError, view: JobView) -> EmulsionError:
         """Whether damaged weights are to blame, which only reading all of them tells."""
-        model = self._plan(view.request).model
         library = self._resources.library
-        vae = library.find_vae(model.vae) if model.vae else None
         try:
+            model = self._plan(view.request).model
+            vae = library.find_vae(model.vae) if model.vae else None
             found = self._resources.models.first_bad_weight(library.find_checkpoint(model.checkpoint), vae)
         except EmulsionError as problem:
             return problem.with_traceback(None)
