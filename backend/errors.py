@@ -10,6 +10,7 @@ EmulsionError                     something the user can understand and act on
 │   ├── KeysDoNotMatch            weights and network disagree: missing, unexpected or mis-shaped keys
 │   ├── PickleRefused             a legacy pickle file; it must be converted first
 │   └── BadImage                  not a picture that is safe to decode
+├── UnsupportedMerge              models that cannot be merged, or not with one another
 ├── OutputError                   a result could not be written
 │   ├── DiskFull
 │   └── NotWritable
@@ -105,6 +106,10 @@ class PickleRefused(FileError):
 
 class BadImage(FileError):
     """Not a picture that is safe to decode."""
+
+
+class UnsupportedMerge(EmulsionError):
+    """Models that cannot be merged, or not with one another."""
 
 
 class OutputError(EmulsionError):

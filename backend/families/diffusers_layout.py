@@ -8,7 +8,7 @@ and in that their attention's 1x1 convolutions may be stored as linear layers.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -58,8 +58,12 @@ def unet_in_ldm_layout(source: WeightSource) -> WeightSource:
     """The source itself when its keys are those of LDM already."""
     if "conv_in.weight" not in frozenset(source.keys()):
         return source
-    names = _UNetNames(source.keys())
-    return Renamed(source, names.translated)
+    return Renamed(source, unet_names(source.keys()))
+
+
+def unet_names(keys: Sequence[str]) -> Callable[[str], str | None]:
+    """LDM's name for each of the `keys` of one U-Net in diffusers' layout. None for what LDM has no name for."""
+    return _UNetNames(keys).translated
 
 
 def autoencoder_in_ldm_layout(source: WeightSource) -> WeightSource:

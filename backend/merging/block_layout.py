@@ -11,12 +11,15 @@ class Place:
     """Of one weight. block: "IN04"; "" for weights that belong to none (they take the base value).
 
     kind: "resblock", "self_attention", "cross_attention", "feed_forward", "norm", "resample" or "", perhaps with a
-    part behind a point: "self_attention.q". stream: "image", "text" or "".
+    part behind a point: "self_attention.q". stream: "image", "text" or "". part: where inside of its block it lies, as
+    a checkpoint has it: module, and of a transformer the number of its own block ("1.0"); "" where blocks are one.
+    Overrides may name it behind the block's name: "IN04.1.0".
     """
 
     block: str = ""
     kind: str = ""
     stream: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
