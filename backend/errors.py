@@ -8,6 +8,7 @@ EmulsionError                     something the user can understand and act on
 │   ├── BadCheckpoint             not a readable weight file, or a damaged one
 │   ├── UnsupportedCheckpoint     readable, but of a kind that this version does not run
 │   ├── KeysDoNotMatch            weights and network disagree: missing, unexpected or mis-shaped keys
+│   ├── AdapterDoesNotFit         a LoRA for models of another kind
 │   ├── PickleRefused             a legacy pickle file; it must be converted first
 │   └── BadImage                  not a picture that is safe to decode
 ├── UnsupportedMerge              models that cannot be merged, or not with one another
@@ -98,6 +99,10 @@ class KeysDoNotMatch(FileError):
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
         self.misshaped = tuple(misshaped)
+
+
+class AdapterDoesNotFit(FileError):
+    """A LoRA of which too little can be added to a model."""
 
 
 class PickleRefused(FileError):

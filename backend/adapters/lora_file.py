@@ -1,0 +1,175 @@
+"""An adapter's file: its modules, and what it adds to which weight of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from backend.adapters.aliases import aliases_of, named_targets
+from backend.adapters.base_model import trained_for
+from backend.adapters.format import Scaling, Shapes
+from backend.adapters.formats.builtin import format_of
+from backend.adapters.formats.full import REPLACEMENT
+from backend.adapters.matching import Match, Unmatched, match
+from backend.adapters.peft_config import peft_config, scaling_of
+from backend.adapters.report import AdapterReport, not_finite_error
+from backend.adapters.target import DENOISER, Target
+from backend.adapters.tensor_names import bundled_embedding, modules_of
+from backend.errors import UnsupportedCheckpoint
+from backend.weights.safetensors_file import open_safetensors
+from backend.weights.source import TensorSpec, WeightSource
+
+_Number = TypeVar("_Number", int, float)
+_TEXT_ENCODERS = ("lora_te", "text_encoder", "oft_te")
+
+
+def open_adapter(path: Path) -> Adapter:
+    """Open a LoRA or any of its kin by its header alone; what its name ends in does not matter.
+
+    Raises BadCheckpoint, PickleRefused or UnsupportedCheckpoint, which say what the file is instead.
+    """
+    return Adapter(open_safetensors(path))
+
+
+class Adapter:
+    """Modules of an adapter by name, none of which is read until it is asked for. Raises UnsupportedCheckpoint."""
+
+    def __init__(self, source: WeightSource) -> None:
+        keys = source.keys()
+        self.source = source
+        self.embeddings = tuple(dict.fromkeys(name for key in keys if (name := bundled_embedding(key))))
+        self.modules, others = modules_of(dict.fromkeys(key for key in keys if not bundled_embedding(key)))
+        self.others = others
+        self._config = peft_config(source.origin, source.metadata)
+        if not any(_is_of_an_adapter(tensors) for tensors in self.modules.values()):
+            raise UnsupportedCheckpoint(
+                source.origin,
+                f"it is no LoRA: none of its {len(keys)} tensors is named like one of a LoRA or its kin. "
+                "If it is a checkpoint, choose it as the model.",
+            )
+
+    @property
+    def origin(self) -> Path:
+        return self.source.origin
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.source.metadata
+
+    @property
+    def trained_for(self) -> str:
+        """The family of models that it was made for, "" where nothing tells."""
+        return trained_for(self.metadata, {module: self.shapes(module) for module in self.modules})
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(self.source.spec(key).num_bytes for key in self.source.keys())
+
+    def shapes(self, module: str) -> Shapes:
+        return {name: self.source.spec(key).shape for name, key in self.modules[module].items()}
+
+    def scaling(self, module: str) -> Scaling:
+        return scaling_of(self._config, module)
+
+    def read(self, module: str) -> dict[str, Tensor]:
+        """The module's tensors in float32, by what they are. Raises BadCheckpoint, also where they are no numbers."""
+        tensors = {name: self.source.read(key).float() for name, key in self.modules[module].items()}
+        bad = tuple(self.modules[module][name] for name, tensor in tensors.items() if not tensor.isfinite().all())
+        if bad:
+            raise not_finite_error(self.origin, bad)
+        return tensors
+
+    def identity(self, module: str) -> str:
+        """Equal identities mean that the module adds the same to the same weight."""
+        scaling = self.scaling(module)
+        parts = [f"{name}={self.source.identity(key)}" for name, key in sorted(self.modules[module].items())]
+        return hashlib.sha256("\0".join([*parts, repr(scaling)]).encode()).hexdigest()
+
+    def matches(self, aliases: Mapping[str, Target]) -> list[Match | Unmatched]:
+        """Every module beside a model, in the file's order."""
+        return [match(module, self.shapes(module), aliases) for module in self.modules]
+
+    def report(self, specs: Mapping[str, TensorSpec], family: str, *, reads_numbers: bool = True) -> AdapterReport:
+        """The adapter beside a model.
+
+        specs: of the model in the single-file layout of its family; where text encoders are files of their own,
+        those of all its files. reads_numbers: whether to look for NaN, zeros and alphas, which reads the whole file.
+        Raises UnknownName for a family that takes no adapters, BadCheckpoint for a damaged file.
+        """
+        matches = self.matches(aliases_of(named_targets(specs, family)))
+        fitting = [found for found in matches if isinstance(found, Match)]
+        numbers = _Numbers(self) if reads_numbers else None
+        return AdapterReport(
+            path=self.origin,
+            family=family,
+            trained_for=self.trained_for,
+            formats=dict(Counter(_label(tensors) for tensors in self.modules.values()).most_common()),
+            matched=dict(Counter(found.target.component for found in fitting)),
+            totals=dict(Counter(_component(found) for found in matches)),
+            unmatched=tuple(found for found in matches if isinstance(found, Unmatched)),
+            ranks=_range(self._ranks()),
+            alphas=_range(numbers.alphas) if numbers else None,
+            num_without_alpha=sum("alpha" not in tensors for tensors in self.modules.values()),
+            not_finite=tuple(numbers.not_finite) if numbers else (),
+            untrained=tuple(numbers.untrained) if numbers else (),
+            silent=tuple(numbers.silent) if numbers else (),
+            embeddings=self.embeddings,
+            others=self.others,
+            num_bytes=self.num_bytes,
+        )
+
+    def _ranks(self) -> list[int]:
+        found = ((format_of(tensors), self.shapes(module)) for module, tensors in self.modules.items())
+        return [rank for format, shapes in found if format and (rank := format.rank(shapes)) is not None]
+
+
+class _Numbers:
+    """What only the values of an adapter tell."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.not_finite: list[str] = []
+        self.untrained: list[str] = []
+        self.silent: list[str] = []
+        self.alphas: list[float] = []
+        for module, tensors in adapter.modules.items():
+            for name, key in tensors.items():
+                self._look_at(module, name, key, adapter.source.read(key))
+
+    def _look_at(self, module: str, name: str, key: str, tensor: Tensor) -> None:
+        values = tensor.to(torch.bfloat16) if tensor.dtype.itemsize == 1 else tensor
+        if not values.isfinite().all():
+            self.not_finite.append(key)
+        elif name == "alpha":
+            self.alphas.append(float(values))
+            if not float(values):
+                self.silent.append(module)
+        elif name in ("up", "hada_w2_a") and not values.any():
+            self.untrained.append(module)
+
+
+def _is_of_an_adapter(tensors: Mapping[str, str]) -> bool:
+    """Plain weights and biases are also what checkpoints are made of."""
+    format = format_of(tensors)
+    return format is not None and (format is not REPLACEMENT or "set_weight" in tensors)
+
+
+def _label(tensors: Mapping[str, str]) -> str:
+    format = format_of([name for name in tensors if name not in ("diff_b", "b_norm", "bias", "up_bias")])
+    return format.label if format else "bias" if {"diff_b", "b_norm"} & tensors.keys() else "unknown"
+
+
+def _component(found: Match | Unmatched) -> str:
+    """That of a module which fits nothing is guessed by its name."""
+    if isinstance(found, Match):
+        return found.target.component
+    return "text encoder" if found.module.startswith(_TEXT_ENCODERS) else DENOISER
+
+
+def _range(values: Sequence[_Number]) -> tuple[_Number, _Number] | None:
+    return (min(values), max(values)) if values else None
