@@ -208,7 +208,7 @@ def _mapping(node: Node, *, nameless: bool = False) -> dict[str, Any]:
                 "type": "merge",
                 "rule": node.rule,
                 "models": [_mapping(model, nameless=nameless) for model in node.models],
-                "parameters": {name: _weights_mapping(weights) for name, weights in node.parameters},
+                "parameters": {name: weights_mapping(weights) for name, weights in node.parameters},
                 "normalisation": node.normalisation,
                 "seed": node.seed,
             }
@@ -221,7 +221,7 @@ def _mapping(node: Node, *, nameless: bool = False) -> dict[str, Any]:
                         "file": file(adapter.file),
                         "strength": adapter.strength,
                         "text_encoder_strength": adapter.text_encoder_strength,
-                        "weights": None if adapter.weights is None else _weights_mapping(adapter.weights),
+                        "weights": None if adapter.weights is None else weights_mapping(adapter.weights),
                     }
                     for adapter in node.adapters
                 ],
@@ -230,7 +230,8 @@ def _mapping(node: Node, *, nameless: bool = False) -> dict[str, Any]:
             return {"type": "vae", "model": _mapping(node.model, nameless=nameless), "vae": file(node.vae)}
 
 
-def _weights_mapping(weights: Weights) -> dict[str, Any]:
+def weights_mapping(weights: Weights) -> dict[str, Any]:
+    """JSON values; `weights_from` gives the same weights back."""
     overrides = [
         {
             "value": override.value,
@@ -294,7 +295,7 @@ def _merge(value: Any, where: str, depth: int) -> Merge:
         rule=_identifier(found["rule"], f"{where}.rule"),
         models=tuple(_node(model, f"{where}.models[{index}]", depth - 1) for index, model in enumerate(models)),
         parameters=tuple(
-            (_identifier(name, f"{where}.parameters"), _weights(named[name], f"{where}.parameters.{name:.60}"))
+            (_identifier(name, f"{where}.parameters"), weights_from(named[name], f"{where}.parameters.{name:.60}"))
             for name in sorted(named)
         ),
         normalisation=_identifier(found.get("normalisation", "none"), f"{where}.normalisation"),
@@ -309,12 +310,12 @@ def _adapter(value: Any, where: str) -> AdapterUse:
         file=_file(found["file"], f"{where}.file"),
         strength=_number(found.get("strength", 1.0), f"{where}.strength"),
         text_encoder_strength=None if text is None else _number(text, f"{where}.text_encoder_strength"),
-        weights=None if weights is None else _weights(weights, f"{where}.weights"),
+        weights=None if weights is None else weights_from(weights, f"{where}.weights"),
     )
 
 
-def _weights(value: Any, where: str) -> Weights:
-    """A number stands for the same everywhere."""
+def weights_from(value: Any, where: str) -> Weights:
+    """Read JSON values; a number stands for the same everywhere. where: what errors call it. Raises RequestError."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Weights(base=_number(value, where))
     found = _object(value, where, {"base"}, {"overrides"})

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 class LayerName:
     """A part of names, as they stand in checkpoints, and which kind and stream the weights belong to that have it.
 
+    A kind has either streams or none, so that kind and stream tell all of them apart.
     Names have a point before and behind when they are compared. is_in_transformer: whether it stands behind
     `transformer_blocks.<number>`.
     """
@@ -36,7 +37,7 @@ def fits(wanted: str, name: str) -> bool:
 
 def _attention(part: str, kind: str) -> tuple[LayerName, ...]:
     """Of diffusers' and LDM's attention, with a matrix for each of the four."""
-    projections = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out": "out"}
+    projections = {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
     return tuple(
         LayerName(f".{part}.{theirs}.", f"{kind}.{ours}", is_in_transformer=True)
         for theirs, ours in projections.items()
@@ -46,7 +47,7 @@ def _attention(part: str, kind: str) -> tuple[LayerName, ...]:
 _TRANSFORMER = (
     *_attention("attn1", "self_attention"),
     *_attention("attn2", "cross_attention"),
-    LayerName(".ff.net.0.", "feed_forward.in", is_in_transformer=True),
+    LayerName(".ff.net.0.proj.", "feed_forward.in", is_in_transformer=True),
     LayerName(".ff.net.2.", "feed_forward.out", is_in_transformer=True),
     *(LayerName(f".{name}.", f"norm.{name}", is_in_transformer=True) for name in ("norm1", "norm2", "norm3")),
 )
@@ -54,7 +55,7 @@ UNET = (
     *_TRANSFORMER,
     LayerName(".in_layers.0.", "norm.in_layers"),
     LayerName(".in_layers.2.", "resblock.in_layers"),
-    LayerName(".emb_layers.", "resblock.emb_layers"),
+    LayerName(".emb_layers.1.", "resblock.emb_layers"),
     LayerName(".out_layers.0.", "norm.out_layers"),
     LayerName(".out_layers.3.", "resblock.out_layers"),
     LayerName(".skip_connection.", "resblock.skip_connection"),
@@ -78,7 +79,7 @@ def _joint(block: str, stream: str) -> tuple[LayerName, ...]:
         LayerName(f".{block}.attn2.ln_k.", "norm.image_key", stream),
         LayerName(f".{block}.mlp.fc1.", "feed_forward.in", stream),
         LayerName(f".{block}.mlp.fc2.", "feed_forward.out", stream),
-        LayerName(f".{block}.adaLN_modulation.", "modulation", stream),
+        LayerName(f".{block}.adaLN_modulation.1.", "modulation", stream),
     )
 
 
@@ -102,8 +103,8 @@ FLUX = (
     *_double("txt", "text"),
     LayerName(".linear1.", "attention_and_feed_forward.in"),
     LayerName(".linear2.", "attention_and_feed_forward.out"),
-    LayerName(".norm.query_norm.", "norm.query"),
-    LayerName(".norm.key_norm.", "norm.key"),
+    LayerName(".norm.query_norm.", "norm.single_query"),
+    LayerName(".norm.key_norm.", "norm.single_key"),
     LayerName(".modulation.lin.", "modulation.single"),
 )
 PIXART = (
@@ -146,7 +147,8 @@ _PART_LABELS = {
     "emb_layers": "of the time", "skip_connection": "skip connection", "norm": "before transformers",
     "norm1": "before self-attention", "norm2": "before cross-attention", "norm3": "before feed-forward",
     "query": "of queries", "key": "of keys", "image_query": "of the picture's own queries",
-    "image_key": "of the picture's own keys", "double": "double blocks", "single": "single blocks",
+    "image_key": "of the picture's own keys", "single_query": "of queries in single blocks",
+    "single_key": "of keys in single blocks", "double": "double blocks", "single": "single blocks",
 }  # fmt: skip
 
 
