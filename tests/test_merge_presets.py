@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from backend.errors import RequestError
 from backend.merging.base_reading import BaseReading
 from backend.merging.layouts import layout_of, network_blocks
+from backend.merging.lora_presets import BUILTIN as LORA_PRESETS
+from backend.merging.network_blocks import NETWORKS
+from backend.merging.number_lists import names_by_length
 from backend.merging.preset_files import NamedNumbers, numbers_of_line, read_presets, write_presets
 from backend.merging.presets import (
     BUILTIN,
@@ -17,6 +21,7 @@ from backend.merging.presets import (
     SUPERMERGER,
     Preset,
     preset_weights,
+    presets_for,
     without_missing_blocks,
 )
 from backend.merging.weight_lists import list_numbers
@@ -63,6 +68,11 @@ def test_curves_begin_and_end_alike_whatever_the_number_of_blocks(preset: Preset
     few, many = preset.values(25), preset.values(57)
     assert (few[0], few[-1]) == pytest.approx((many[0], many[-1]))
     assert sum(few) / 25 == pytest.approx(sum(many) / 57, abs=0.06)
+
+
+def test_only_sdxl_is_offered_the_presets_that_are_for_it() -> None:
+    assert presets_for(layout_of("sdxl")) == BUILTIN
+    assert presets_for(layout_of("flux")) == presets_for(layout_of("sd1")) == SUPERMERGER
 
 
 def test_a_preset_becomes_one_override_for_each_block() -> None:
@@ -135,3 +145,30 @@ def test_a_line_of_a_file_is_told_from_other_texts() -> None:
     assert numbers_of_line("mine\t0,1") == NamedNumbers(name="mine", numbers=(0.0, 1.0))
     assert numbers_of_line("0.5\t1") is None
     assert numbers_of_line("IN00=1\tIN01=2") is None
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "merge-blocks.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("preset", BUILTIN, ids=lambda preset: preset.name)
+def test_presets_are_documented(preset: Preset) -> None:
+    assert f"| {preset.label} | `{preset.name}` |" in PAGE
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+def test_kinds_blocks_and_readings_are_documented(family: str) -> None:
+    layout = layout_of(family)
+    for kind, label in layout.kinds.items():
+        parent, _, part = kind.partition(".")
+        assert f"`.{part}`" in PAGE if part else f"| {label} `{parent}` |" in PAGE, kind
+    assert all(block.name in PAGE for block in layout.blocks if block.group in ("REST", "TE", "VAE"))
+    assert all(f"| `{reading.value}` |" in PAGE for reading in BaseReading)
+    assert all(f"`{preset.name}`" in PAGE for preset in LORA_PRESETS)
+
+
+@pytest.mark.parametrize("family", NETWORKS)
+def test_the_lengths_of_lists_are_documented(family: str) -> None:
+    blocks = len(network_blocks(layout_of(family)))
+    special = set(names_by_length(layout_of(family))) - {blocks, blocks + 1}
+    table = PAGE.partition("### Lists of numbers")[2].partition("###")[0]
+    assert all(re.search(rf"\b{length}\b", table) for length in special)

@@ -42,6 +42,11 @@ def preset_weights(preset: Preset, layout: BlockLayout, reading: BaseReading = B
     return block_weights(preset.base, values, layout, reading)
 
 
+def presets_for(layout: BlockLayout) -> tuple[Preset, ...]:
+    """Those worth showing for a model: SD.Next's, which are for SDXL, for that alone."""
+    return BUILTIN if layout.name == "sdxl" else SUPERMERGER
+
+
 def without_missing_blocks(numbers: Sequence[float]) -> tuple[float, ...]:
     """The 19 (20) numbers for SDXL among the 25 (with BASE 26) for SD 1.x: without IN09-IN11 and OUT09-OUT11."""
     base, blocks = (numbers[:1], numbers[1:]) if len(numbers) == 26 else ((), numbers)
