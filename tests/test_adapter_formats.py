@@ -99,9 +99,9 @@ def test_dora_sets_the_lengths_of_rows_or_columns(case: dict[str, Any]):
     assert_close(weight + change(tensors, weight, strength=case["strength"]), case["out"])
 
 
-def test_magnitudes_of_peft_have_one_dimension_and_belong_to_rows():
+def test_magnitudes_of_peft_belong_to_rows_whatever_their_shape():
     weight = torch.eye(2)
-    tensors = {"up": torch.zeros(2, 1), "down": torch.zeros(1, 2), "dora_scale": tensor([2.0, 3.0])}
+    tensors = {"up": torch.zeros(2, 1), "down": torch.zeros(1, 2), "magnitude": tensor([[2.0, 3.0]])}
     assert (weight + change(tensors, weight)).tolist() == [[2.0, 0.0], [0.0, 3.0]]
 
 
@@ -184,8 +184,8 @@ def test_other_shapes_do_not_fit(name: str):
         ("base_model.model.a.to_q.lora_A.default.weight", "base_model.model.a.to_q", "down"),
         ("transformer.a.lora_B.weight", "transformer.a", "up"),
         ("img_in.lora_B.bias", "img_in", "up_bias"),
-        ("a.lora_magnitude_vector", "a", "dora_scale"),
-        ("a.lora_magnitude_vector.default.weight", "a", "dora_scale"),
+        ("a.lora_magnitude_vector", "a", "magnitude"),
+        ("a.lora_magnitude_vector.default.weight", "a", "magnitude"),
         ("a.hada_w1_a", "a", "hada_w1_a"),
         ("a.lokr_w2_b", "a", "lokr_w2_b"),
         ("a.a1.weight", "a", "a1"),

@@ -16,7 +16,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\.lora(?:_embedding)?_([AB])(?:\.(?!weight$|bias$)[^.]+)?(?:\.weight)?", "{}"),
         (r"\.lora_B(?:\.(?!weight$|bias$)[^.]+)?\.bias", "up_bias"),
         (r"\.(alpha|dora_scale|scale|rescale)", "{}"),
-        (r"\.(?:lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?|magnitude)", "dora_scale"),
+        (r"\.(?:lora_magnitude_vector(?:\.[^.]+)??(?:\.weight)?|magnitude)", "magnitude"),
         (r"\.(hada_(?:w[12]_[ab]|t[12]))", "{}"),
         (r"\.(lokr_(?:w[12](?:_[ab])?|t[12]))", "{}"),
         (r"\.([ab][12])\.weight", "{}"),
