@@ -1,0 +1,1 @@
+"""LoRAs made of LoRAs and of checkpoints."""
