@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import RequestError
+from backend.recipe import Recipe, recipe_from
 
 MAX_PROMPT_BYTES = 65_536
 MAX_STEPS = 1000
@@ -29,6 +30,7 @@ class GenerationRequest:
     """A text-to-image job as asked for. None means: whatever suits the checkpoint.
 
     checkpoint, vae, sampler, schedule, emphasis, noise_source: names as the catalog lists them, or their aliases.
+    recipe: makes the model out of others; `checkpoint` is then only what the result is called.
     width, height: pixels, multiples of 8.
     text_encoders: files in models/text_encoders that are used in place of what the checkpoint holds or finds itself.
     guidance_scale: 1 switches classifier-free guidance, and the negative prompt, off.
@@ -48,6 +50,7 @@ class GenerationRequest:
     prompt: str = ""
     negative_prompt: str = ""
     checkpoint: str | None = None
+    recipe: Recipe | None = None
     vae: str | None = None
     text_encoders: tuple[str, ...] = ()
     sampler: str | None = None
@@ -76,6 +79,7 @@ class GenerationRequest:
             _check_prompt(field, getattr(self, field))
         for field in ("checkpoint", "vae", "refiner", "sampler", "schedule", "emphasis", "noise_source"):
             _check_name(field, getattr(self, field))
+        object.__setattr__(self, "recipe", _checked_recipe(self.recipe))
         _check_int("steps", self.steps, 1, MAX_STEPS)
         _check_side("width", self.width)
         _check_side("height", self.height)
@@ -111,7 +115,8 @@ class GenerationRequest:
 
     def to_mapping(self) -> dict[str, Any]:
         """The fields as JSON values; `from_mapping` gives the same request back."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(dataclasses.replace(self, recipe=None))
+        return {**values, "recipe": None if self.recipe is None else self.recipe.to_mapping()}
 
 
 def _check_prompt(field: str, value: Any) -> None:
@@ -124,6 +129,11 @@ def _check_prompt(field: str, value: Any) -> None:
 def _check_name(field: str, value: Any) -> None:
     if value is not None and not isinstance(value, str):
         raise RequestError(field, f"must be a name, not {type(value).__name__}")
+
+
+def _checked_recipe(value: Any) -> Recipe | None:
+    """A recipe; JSON gives an object."""
+    return value if value is None or isinstance(value, Recipe) else recipe_from(value)
 
 
 def _check_bool(field: str, value: Any, *, optional: bool = True) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
 
 from backend.errors import RequestError
+from backend.recipe import parse_recipe
 from backend.request import GenerationRequest
 
 NEGATIVE_PROMPT = "Negative prompt:"
@@ -130,6 +131,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Seed", lambda text: {"seed": int(text)})
     _restore(restored, left, "Size", _size_fields)
     _restore_checkpoint(restored, left)
+    _restore(restored, left, "Merge recipe", lambda text: {"recipe": parse_recipe(text)})
     _restore(restored, left, "VAE", lambda text: {"vae": None if text in ("Automatic", "None") else text})
     _restore(restored, left, "Text encoders", lambda text: {"text_encoders": tuple(text.split(", "))})
     _restore(restored, left, "Refiner", lambda text: {"refiner": _HASH_BEHIND_NAME.sub("", text)})

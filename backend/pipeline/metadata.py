@@ -7,7 +7,8 @@ import json
 
 from backend import __version__
 from backend.pipeline.infotext import write_infotext
-from backend.pipeline.plan import GenerationPlan
+from backend.pipeline.plan import GenerationPlan, ModelName
+from backend.recipe import Recipe
 from backend.request import DEFAULT_REFINER_SWITCH, GenerationRequest
 
 INFOTEXT_KEY = "parameters"  # the PNG text that A1111, Civitai and others read
@@ -32,6 +33,7 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "Size": f"{plan.width}x{plan.height}",
             "Model hash": model.checkpoint_hash,
             "Model": model.checkpoint,
+            "Merge recipe": None if model.recipe is None else recipe_text(model.recipe),
             "VAE hash": model.vae_hash,
             "VAE": model.vae,
             "EMA weights": True if model.use_ema else None,
@@ -55,6 +57,7 @@ def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
         prompt=plan.prompt,
         negative_prompt=plan.negative_prompt,
         checkpoint=plan.model.checkpoint,
+        recipe=plan.model.recipe,
         vae=plan.model.vae,
         use_ema=plan.model.use_ema,
         text_encoders=plan.model.text_encoders,
@@ -83,6 +86,16 @@ def picture_texts(plan: GenerationPlan, seed: int) -> dict[str, str]:
     exact = {
         "version": __version__,
         "request": request_of(plan, seed).to_mapping(),
-        "model": dataclasses.asdict(plan.model),
+        "model": _model_mapping(plan.model),
     }
     return {INFOTEXT_KEY: infotext_of(plan, seed), REQUEST_KEY: json.dumps(exact, ensure_ascii=False)}
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe on one line, as `parse_recipe` reads it."""
+    return json.dumps(recipe.to_mapping(), ensure_ascii=False, separators=(",", ":"))
+
+
+def _model_mapping(model: ModelName) -> dict[str, object]:
+    values = dataclasses.asdict(dataclasses.replace(model, recipe=None))
+    return {**values, "recipe": None if model.recipe is None else model.recipe.to_mapping()}

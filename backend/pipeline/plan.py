@@ -10,6 +10,7 @@ from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.errors import RequestError
 from backend.families.family import Description
+from backend.recipe import Recipe
 from backend.registry import Registry
 from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest
 from backend.text.emphasis import EmphasisMode
@@ -41,6 +42,8 @@ class ModelName:
 
     use_ema: whether the checkpoint's averaged weights are used. text_encoders: those that were chosen.
     checkpoint_hash, vae_hash: the first 10 hex digits of the files' SHA-256; None while they are not known.
+    recipe: what makes the model, with the hashes of its files as far as they are known; `checkpoint` is then the name
+    of the result, and checkpoint_hash that of the recipe.
     """
 
     checkpoint: str
@@ -49,6 +52,7 @@ class ModelName:
     vae_hash: str | None = None
     use_ema: bool = False
     text_encoders: tuple[str, ...] = ()
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
