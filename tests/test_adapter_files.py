@@ -313,6 +313,22 @@ def test_numbers_that_are_none_are_refused_by_name(value: float):
         patched(sd1_source(), [PlacedAdapter(adapter=lora)], "sd1").read(f"{KEY}.weight")
 
 
+def test_broken_modules_are_left_out_and_said():
+    tensors = sd1_lora()
+    query, key, text = (KOHYA[module] for module in (QUERY, KEY, TEXT))
+    tensors |= {f"{query}.lora_up.weight": torch.zeros(8, 0), f"{query}.lora_down.weight": torch.zeros(0, 8)}
+    tensors[f"{key}.alpha"] = torch.ones(2)
+    del tensors[f"{text}.lora_up.weight"]
+    lora = adapter(tensors)
+    report = lora.report(specs_of(sd1_source()), "sd1")
+    assert {found.module: found.reason for found in report.unmatched} == {
+        query: Reason.OTHER_SHAPE,
+        key: Reason.UNKNOWN_FORMAT,
+        text: Reason.UNKNOWN_FORMAT,
+    }
+    assert Deltas(sd1_source(), [PlacedAdapter(adapter=lora)], "sd1").keys == {f"{CONV}.weight"}
+
+
 def test_a_checkpoint_is_no_lora(tmp_path: Path):
     write_safetensors(tmp_path / "model.safetensors", sd1_tensors())
     with pytest.raises(UnsupportedCheckpoint, match="it is no LoRA"):

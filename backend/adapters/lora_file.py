@@ -145,7 +145,7 @@ class _Numbers:
         values = tensor.to(torch.bfloat16) if tensor.dtype.itemsize == 1 else tensor
         if not values.isfinite().all():
             self.not_finite.append(key)
-        elif name == "alpha":
+        elif name == "alpha" and values.numel() == 1:
             self.alphas.append(float(values))
             if not float(values):
                 self.silent.append(module)

@@ -13,6 +13,7 @@ from backend.adapters.target import Target
 
 ADDED_TO_BIAS = ("diff_b", "b_norm", "up_bias")
 REPLACES_BIAS = "bias"
+_SINGLE_NUMBERS = ("alpha", "on_input")
 _OF_BIAS = frozenset((*ADDED_TO_BIAS, REPLACES_BIAS))
 
 
@@ -48,6 +49,8 @@ def match(module: str, shapes: Shapes, aliases: Mapping[str, Target]) -> Match |
     of_weight = {name: shape for name, shape in shapes.items() if name not in _OF_BIAS}
     of_bias = [shape for name, shape in shapes.items() if name in _OF_BIAS]
     format = format_of(of_weight)
+    if any(math.prod(shapes.get(name, ())) != 1 for name in _SINGLE_NUMBERS):
+        return Unmatched(module=module, reason=Reason.UNKNOWN_FORMAT)
     if format is None and (of_weight.keys() - {"alpha"} or not of_bias):
         return Unmatched(module=module, reason=Reason.UNKNOWN_FORMAT)
     if format is not None and not format.fits(of_weight, target.shape):

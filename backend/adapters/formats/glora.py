@@ -37,7 +37,7 @@ def _is_old(shapes: Shapes, shape: tuple[int, ...]) -> bool:
 
 
 def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
-    if len(shape) < 2 or any(len(shapes[name]) != 2 for name in _TENSORS):
+    if len(shape) < 2 or any(len(shapes[name]) != 2 or not min(shapes[name]) for name in _TENSORS):
         return False
     return _is_new(shapes, shape) or _is_old(shapes, shape)
 

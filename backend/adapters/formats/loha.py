@@ -28,7 +28,7 @@ def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
 
 def _fits_one(shapes: Shapes, shape: tuple[int, ...], index: int) -> bool:
     a, b = shapes[f"hada_w{index}_a"], shapes[f"hada_w{index}_b"]
-    if len(a) != 2 or len(b) != 2:
+    if len(a) != 2 or len(b) != 2 or not b[0]:
         return False
     if "hada_t1" in shapes:
         core = shapes.get(f"hada_t{index}", ())

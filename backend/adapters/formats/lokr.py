@@ -41,7 +41,7 @@ def _factor_shape(shapes: Shapes, index: int) -> tuple[int, ...] | None:
     if name in shapes:
         return shapes[name] if len(shapes[name]) >= 2 else None
     a, b = shapes[f"{name}_a"], shapes[f"{name}_b"]
-    if len(a) < 2 or len(b) < 2:
+    if len(a) < 2 or len(b) < 2 or not b[0]:
         return None
     if (core := shapes.get(f"lokr_t{index}")) is not None:
         return (a[1], b[1], *core[2:]) if core[:2] == (a[0], b[0]) else None

@@ -21,7 +21,7 @@ def _delta(part: Part, rows: slice) -> Tensor:
 
 def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
     up, down = shapes["up"], shapes["down"]
-    if len(up) < 2 or len(down) < 2 or len(shape) < 2 or up[0] != shape[0]:
+    if len(up) < 2 or len(down) < 2 or len(shape) < 2 or up[0] != shape[0] or not down[0]:
         return False
     if "mid" in shapes:
         mid = shapes["mid"]
