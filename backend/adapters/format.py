@@ -55,6 +55,14 @@ class Part:
         return rows.reshape(-1, *self.shape[1:])
 
 
+def always(_: Part) -> bool:
+    return True
+
+
+def never(_: Part) -> bool:
+    return False
+
+
 def _no_rank(_: Shapes) -> int | None:
     return None
 
@@ -66,6 +74,7 @@ class Format:
     recognise: whether a module with these tensors is of it. The first format of all that says yes is taken.
     fits: whether tensors of these shapes can be added to a weight of that shape.
     delta: what is added to those rows of the weight, [rows, ...] in float32, times the strength.
+    add: adds the same to those rows, given as they are, in place; None where that is no cheaper.
     is_by_rows: whether a few rows cost no more than their share.
     needs_weight: whether the model's weight decides what is added, so that it means nothing without one.
     """
@@ -76,7 +85,8 @@ class Format:
     fits: Callable[[Shapes, tuple[int, ...]], bool]
     delta: Callable[[Part, slice], Tensor]
     rank: Callable[[Shapes], int | None] = _no_rank
-    is_by_rows: bool = False
+    add: Callable[[Part, slice, Tensor], None] | None = None
+    is_by_rows: Callable[[Part], bool] = never
     needs_weight: bool = False
 
 

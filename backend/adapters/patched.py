@@ -25,7 +25,7 @@ from backend.adapters.target import DENOISER, Target
 from backend.weights.packing import Packing
 from backend.weights.source import PlainStorage, TensorSpec, WeightSource
 
-_PIECE = 2**20  # numbers of a weight that are computed at a time, so that little is held beside them
+_PIECE = 2**17  # numbers of a weight that are computed at a time: few enough to stay in the processor's cache
 
 
 def _everywhere(_: str) -> float:
@@ -185,10 +185,10 @@ class Patched(PlainStorage):
             return
         dtype, original, delta = self.spec(key).dtype, Original(self._source, key), self.deltas.delta_of(key)
         for rows in _pieces(out.shape):
-            piece = original.rows(rows).clone()
+            piece = original.rows(rows)
             if delta is not None:
                 delta.add_to(piece, rows)
-            out[rows].copy_(piece.to(dtype))
+            out[rows].copy_(piece if out.dtype == dtype else piece.to(dtype))
 
     def packing(self, key: str) -> Packing | None:
         return None if key in self.deltas.keys else self._source.packing(key)
@@ -237,9 +237,9 @@ class Original:
         return self._source.read_storage(self._key) if self._packing else self._source.read(self._key)
 
     def rows(self, rows: slice) -> Tensor:
-        """Not to be written to. Raises BadCheckpoint."""
+        """In memory of their own. Raises BadCheckpoint."""
         if self._packing is None:
-            return self._stored[rows].float()
+            return self._stored[rows].to(torch.float32, copy=True)
         return self._packing.unpack(self._stored.view(-1, self._packing.row_bytes)[rows], torch.float32)
 
 
@@ -270,7 +270,7 @@ class _Prepared:
             scaling=change.adapter.scaling(change.module),
         )
         is_straight = not (self._target.is_swapped or self._target.is_transposed)
-        self._is_by_rows = self._format is not None and self._format.is_by_rows and is_straight
+        self._is_by_rows = self._format is not None and is_straight and self._format.is_by_rows(self._part)
 
     def add_to(self, out: Tensor, rows: slice) -> None:
         """Add what belongs to those rows of the weight to `out`."""
@@ -279,12 +279,13 @@ class _Prepared:
         begin, stop = max(first, low), min(end, high)
         if begin >= stop:
             return
-        wanted = slice(begin - low, stop - low)
-        if self._format is not None and self._is_by_rows:
-            delta = self._format.delta(self._part, wanted)
+        wanted, place = slice(begin - low, stop - low), out[begin - first : stop - first]
+        if self._format is None or not self._is_by_rows:
+            place.add_(self._whole[wanted])
+        elif self._format.add is not None:
+            self._format.add(self._part, wanted, place)
         else:
-            delta = self._whole[wanted]
-        out[begin - first : stop - first].add_(delta)
+            place.add_(self._format.delta(self._part, wanted))
 
     @cached_property
     def _whole(self) -> Tensor:

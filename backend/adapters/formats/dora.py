@@ -52,6 +52,11 @@ def weight_decomposed(formats: Sequence[Format]) -> Format:
         count = shape[0] if _is_by_row(name, scale, shape) else shape[1] if len(shape) > 1 else 0
         return math.prod(scale) == count and chosen(rest).fits(rest, shape)
 
+    def is_by_rows(part: Part) -> bool:
+        name, scale = _scale(part.tensors)
+        inner_format = chosen({name: tuple(tensor.shape) for name, tensor in part.tensors.items()})
+        return _is_by_row(name, tuple(scale.shape), part.shape) and inner_format.is_by_rows(part)
+
     def rank(shapes: Shapes) -> int | None:
         return chosen(shapes).rank(shapes)
 
@@ -62,6 +67,7 @@ def weight_decomposed(formats: Sequence[Format]) -> Format:
         fits=fits,
         delta=delta,
         rank=rank,
+        is_by_rows=is_by_rows,
         needs_weight=True,
     )
 

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from backend.adapters.format import Format, Part, Shapes
+from backend.adapters.format import Format, Part, Shapes, always
 
 _DIFFERENCES = ("diff", "w_norm")
 _REPLACEMENTS = ("set_weight", "scale", "weight")
@@ -41,7 +41,7 @@ FULL = Format(
     recognise=lambda names: bool(names & set(_DIFFERENCES)),
     fits=lambda shapes, shape: _has_as_many(_DIFFERENCES, shapes, shape),
     delta=_difference,
-    is_by_rows=True,
+    is_by_rows=always,
 )
 REPLACEMENT = Format(
     name="replacement",
@@ -49,6 +49,6 @@ REPLACEMENT = Format(
     recognise=_replaces,
     fits=lambda shapes, shape: _has_as_many(_REPLACEMENTS, shapes, shape),
     delta=_replacement,
-    is_by_rows=True,
+    is_by_rows=always,
     needs_weight=True,
 )

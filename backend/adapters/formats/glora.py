@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from backend.adapters.format import Format, Part, Shapes, as_matrix, width
+from backend.adapters.format import Format, Part, Shapes, always, as_matrix, width
 
 _TENSORS = {"a1", "a2", "b1", "b2"}
 
@@ -53,6 +53,6 @@ GLORA = Format(
     fits=_fits,
     delta=_delta,
     rank=_rank,
-    is_by_rows=True,
+    is_by_rows=always,
     needs_weight=True,
 )

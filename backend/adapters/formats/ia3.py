@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from backend.adapters.format import Format, Part, Shapes
+from backend.adapters.format import Format, Part, Shapes, always
 
 
 def _delta(part: Part, rows: slice) -> Tensor:
@@ -29,6 +29,6 @@ IA3 = Format(
     recognise=lambda names: {"weight", "on_input"} <= names,
     fits=_fits,
     delta=_delta,
-    is_by_rows=True,
+    is_by_rows=always,
     needs_weight=True,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from backend.adapters.format import Format, Part, Shapes, tucker, width
+from backend.adapters.format import Format, Part, Shapes, always, tucker, width
 
 _FACTORS = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
 
@@ -47,5 +47,5 @@ LOHA = Format(
     fits=_fits,
     delta=_delta,
     rank=_rank,
-    is_by_rows=True,
+    is_by_rows=always,
 )

@@ -7,16 +7,30 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from backend.adapters.format import Format, Part, Shapes, as_matrix, tucker, width
+from backend.adapters.format import Format, Part, Shapes, always, as_matrix, tucker, width
 
 
 def _delta(part: Part, rows: slice) -> Tensor:
     """up [out, r], down [r, in, ...]: (alpha / r) up @ down."""
-    up, down = as_matrix(part.tensors["up"])[rows], part.tensors["down"]
-    rank = down.shape[0]
+    up, down = _factors(part, rows)
     if "mid" in part.tensors:
-        return part.scale(rank) * tucker(part.tensors["mid"], up, as_matrix(down))
-    return part.shaped((part.scale(rank) * up[:, : part.max_rank]) @ as_matrix(down)[: part.max_rank])
+        return tucker(part.tensors["mid"], up, down)
+    return part.shaped(up @ down)
+
+
+def _add(part: Part, rows: slice, out: Tensor) -> None:
+    if "mid" in part.tensors or not out.is_contiguous():
+        out.add_(_delta(part, rows))
+    else:
+        up, down = _factors(part, rows)
+        out.view(up.shape[0], -1).addmm_(up, down)
+
+
+def _factors(part: Part, rows: slice) -> tuple[Tensor, Tensor]:
+    """Rows of up with the scale in them, and down as a matrix. With a core between them, all ranks count."""
+    up, down = as_matrix(part.tensors["up"])[rows], as_matrix(part.tensors["down"])
+    count = None if "mid" in part.tensors else part.max_rank
+    return part.scale(down.shape[0]) * up[:, :count], down[:count]
 
 
 def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
@@ -40,5 +54,6 @@ LORA = Format(
     fits=_fits,
     delta=_delta,
     rank=_rank,
-    is_by_rows=True,
+    add=_add,
+    is_by_rows=always,
 )
