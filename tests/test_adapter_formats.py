@@ -203,3 +203,8 @@ def test_endings_of_names(key: str, module: str, name: str):
 def test_other_names_belong_to_no_module():
     assert split_name("bundle_emb.cat.clip_l") is None
     assert split_name("position_ids") is None
+
+
+def test_every_format_is_documented():
+    page = (Path(__file__).parents[1] / "docs" / "loras.md").read_text("utf-8")
+    assert [format.label for format in BUILTIN if f"| {format.label}" not in page] == []
