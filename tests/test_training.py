@@ -27,6 +27,7 @@ from backend.training.checkpointing import load_state
 from backend.training.concepts import COLOURS, CONCEPTS, STYLES, Subject, TrainingError, caption_of
 from backend.training.diffusion_trainer import UNET, DiffusionTraining, LatentData, sample, train_diffusion
 from backend.training.export import LATENT_SCALE, METADATA, checkpoint_tensors
+from backend.training.night import SKY, at_night
 from backend.training.text_trainer import TextTraining, Vocabulary, contexts_of, train_text_encoder
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
 
@@ -145,3 +146,8 @@ def test_the_exported_checkpoint_runs_with_the_contexts_it_was_trained_on(tmp_pa
     trained = contexts_of(encoder, torch.tensor([vocabulary.rows(captions[0].text)])).float()
     assert (context.context - trained).abs().max() < 0.05  # float16 in the file, bfloat16 in the training
     assert model.network([])(torch.randn(1, 4, 16, 16), torch.tensor([500.0]), context).isfinite().all()
+
+
+def test_at_night_white_is_the_sky_and_colours_stay() -> None:
+    pictures = torch.tensor([[255, 255, 255], [255, 0, 0], [0, 0, 0]], dtype=torch.uint8).T.reshape(1, 3, 1, 3)
+    assert at_night(pictures)[0, :, 0].T.tolist() == [list(SKY), [255, 0, 0], [0, 0, 0]]

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from backend.errors import EmulsionError
+from backend.nn.autoencoder import Autoencoder
+from backend.training.autoencoder_trainer import CONFIG as AUTOENCODER
 from backend.training.autoencoder_trainer import (
     AutoencoderTraining,
     encode_all,
@@ -25,6 +28,7 @@ from backend.training.concepts import CONCEPTS, STYLES, Subject, TrainingError, 
 from backend.training.diffusion_trainer import UNET, DiffusionTraining, LatentData, train_diffusion
 from backend.training.export import LATENT_SCALE, export_model
 from backend.training.fetch import fetch_packages
+from backend.training.night import at_night
 from backend.training.sampling import SHEET, contact_sheet
 from backend.training.text_trainer import TextTraining, Vocabulary, contexts_of, train_text_encoder
 
@@ -32,6 +36,7 @@ _SIZE = 128
 _PLACEMENTS = 4  # pictures of each icon in each colour
 _CAPTIONS = 16  # captions of each icon in each colour
 _MODEL = "emulsion-tiny-v1.safetensors"
+_NIGHT = "emulsion-tiny-night.safetensors"
 
 
 def fetch(work: Path, _: argparse.Namespace) -> None:
@@ -81,16 +86,38 @@ def text(work: Path, _: argparse.Namespace) -> None:
 
 
 def unet(work: Path, options: argparse.Namespace) -> None:
-    renderings, latents = _need(work / "renderings.pt", "render"), _need(work / "latents.pt", "vae")
+    latents = _need(work / "latents.pt", "vae")["latents"]
+    training = DiffusionTraining(
+        steps=options.steps or DiffusionTraining.steps, decay_from=options.decay_from, processes=options.processes
+    )
+    on_save = partial(export_model, work, work / "export" / _MODEL)
+    train_diffusion(_latent_data(work, latents), work / "diffusion.pt", training, UNET, on_save)
+
+
+def night(work: Path, options: argparse.Namespace) -> None:
+    """Train the finished model on in another look, which makes a second one to merge with."""
+    base, state_file = _need(work / "diffusion.pt", "unet"), work / "night.pt"
+    if not state_file.exists():
+        average = base["average"]
+        save_state(state_file, {"model": average, "average": average, "optimizer": base["optimizer"], "step": 0})
+    pictures = at_night(_need(work / "renderings.pt", "render")["pictures"])
+    autoencoder = Autoencoder(AUTOENCODER)
+    autoencoder.load_state_dict(_need(work / "latents.pt", "vae")["autoencoder"])
+    latents = encode_all(autoencoder.eval(), pictures) * LATENT_SCALE
+    training = DiffusionTraining(
+        steps=options.steps or 400, decay_from=options.decay_from, processes=options.processes, learning_rate=4e-4
+    )
+    on_save = partial(export_model, work, work / "export" / _NIGHT, diffusion="night.pt", title="Emulsion tiny night")
+    train_diffusion(_latent_data(work, latents), state_file, training, UNET, on_save)
+
+
+def _latent_data(work: Path, latents: Tensor) -> LatentData:
+    renderings = _need(work / "renderings.pt", "render")
     shows, subjects = renderings["shows"], _subjects(renderings)
     # A recoloured thing has seven colours and its own colour has one, so each is drawn about as often.
     weights = torch.tensor([0.5 if subject.is_recoloured else 3.0 for subject in subjects])[shows]
     captions = shows[:, None] * _CAPTIONS + torch.arange(_CAPTIONS)
-    data = LatentData(latents["latents"], _need(work / "text.pt", "text")["contexts"], captions, weights)
-    training = DiffusionTraining(
-        steps=options.steps or DiffusionTraining.steps, decay_from=options.decay_from, processes=options.processes
-    )
-    train_diffusion(data, work / "diffusion.pt", training, UNET, partial(export_model, work, work / "export" / _MODEL))
+    return LatentData(latents, _need(work / "text.pt", "text")["contexts"], captions, weights)
 
 
 def export(work: Path, options: argparse.Namespace) -> None:
@@ -118,13 +145,13 @@ def _need(path: Path, step: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    steps = {step.__name__: step for step in (fetch, render, vae, text, unet, export, samples)}
+    steps = {step.__name__: step for step in (fetch, render, vae, text, unet, night, export, samples)}
     parser = argparse.ArgumentParser(prog="python -m backend.training", description=__doc__)
     parser.add_argument("step", choices=steps)
     parser.add_argument("--work", type=Path, default=Path("data/tiny"), help="folder for packages, caches and states")
-    parser.add_argument("--steps", type=int, help="optimisation steps in all (vae, unet) or sampling steps (samples)")
-    parser.add_argument("--decay-from", type=float, default=0.75, help="share of steps before the rate falls (unet)")
-    parser.add_argument("--processes", type=int, default=2, help="how many cores share a batch (unet)")
+    parser.add_argument("--steps", type=int, help="optimisation steps in all, or sampling steps (samples)")
+    parser.add_argument("--decay-from", type=float, default=0.75, help="share of steps before the rate falls")
+    parser.add_argument("--processes", type=int, default=2, help="how many cores share a batch (unet, night)")
     parser.add_argument("--output", type=Path, help="file to write (export, samples)")
     parser.add_argument("--prompts", help="prompts with semicolons between them (samples)")
     parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale (samples)")

@@ -37,14 +37,19 @@ METADATA = {
 }
 
 
-def export_model(work: Path, output: Path) -> None:
-    """Gather the averaged weights from the states in `work` and write them as float16. Raises TrainingError."""
-    text, latents, diffusion = (load_state(work / name) for name in ("text.pt", "latents.pt", "diffusion.pt"))
-    if text is None or latents is None or diffusion is None:
+def export_model(
+    work: Path, output: Path, *, diffusion: str = "diffusion.pt", title: str = METADATA["modelspec.title"]
+) -> None:
+    """Gather the averaged weights from the states in `work` and write them as float16. Raises TrainingError.
+
+    diffusion: which state holds the U-Net. title: what the model is called.
+    """
+    text, latents, unet = (load_state(work / name) for name in ("text.pt", "latents.pt", diffusion))
+    if text is None or latents is None or unet is None:
         raise TrainingError(f"{work} holds no trained model yet; run the vae, text and unet steps first")
-    tensors = checkpoint_tensors(diffusion["average"], latents["autoencoder"], text["text"], text["token_ids"])
+    tensors = checkpoint_tensors(unet["average"], latents["autoencoder"], text["text"], text["token_ids"])
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_safetensors(output, tensors, METADATA)
+    write_safetensors(output, tensors, {**METADATA, "modelspec.title": title})
 
 
 def checkpoint_tensors(
