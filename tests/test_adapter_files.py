@@ -313,6 +313,14 @@ def test_numbers_that_are_none_are_refused_by_name(value: float):
         patched(sd1_source(), [PlacedAdapter(adapter=lora)], "sd1").read(f"{KEY}.weight")
 
 
+def test_a_layer_under_two_names_is_said():
+    other = "lora_unet_input_blocks_1_1_transformer_blocks_0_attn2_to_q"
+    tensors = {**sd1_lora(), **lora_tensors({other: (8, 8)})}
+    report = adapter(tensors).report(specs_of(sd1_source()), "sd1")
+    assert report.doubled == (other,)
+    assert any("two names" in notice for notice in report.notices())
+
+
 def test_broken_modules_are_left_out_and_said():
     tensors = sd1_lora()
     query, key, text = (KOHYA[module] for module in (QUERY, KEY, TEXT))

@@ -243,6 +243,12 @@ def test_factors_are_the_best_approximation(shape: tuple[int, int]):
     assert float((found.up @ found.down - matrix).norm()) == pytest.approx(found.error, rel=1e-3)
 
 
+def test_noise_has_no_rank_and_is_approximated_as_well_as_anything_can():
+    matrix = draw(330, 400)
+    found = factors_of(matrix, rank(5))
+    assert found.error == pytest.approx(float(torch.linalg.svdvals(matrix.double())[5:].norm()), rel=1e-4)
+
+
 @pytest.mark.parametrize("case", VECTORS["lora_extract_svd"])
 def test_factors_are_those_of_the_vectors(case: dict[str, Any]):
     found = factors_of(torch.tensor(case["diff"]), rank(case["rank"]))

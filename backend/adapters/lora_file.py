@@ -119,6 +119,7 @@ class Adapter:
             not_finite=tuple(numbers.not_finite) if numbers else (),
             untrained=tuple(numbers.untrained) if numbers else (),
             silent=tuple(numbers.silent) if numbers else (),
+            doubled=_doubled(fitting),
             embeddings=self.embeddings,
             others=self.others,
             num_bytes=self.num_bytes,
@@ -151,6 +152,11 @@ class _Numbers:
                 self.silent.append(module)
         elif name in ("up", "hada_w2_a") and not values.any():
             self.untrained.append(module)
+
+
+def _doubled(matches: Sequence[Match]) -> tuple[str, ...]:
+    found: dict[tuple[str, tuple[int, int] | None], str] = {}
+    return tuple(m.module for m in matches if found.setdefault((m.target.weight, m.target.rows), m.module) != m.module)
 
 
 def _is_of_an_adapter(tensors: Mapping[str, str]) -> bool:

@@ -184,7 +184,7 @@ class Patched(PlainStorage):
             self._source.read_into(key, out)
             return
         dtype, original, delta = self.spec(key).dtype, Original(self._source, key), self.deltas.delta_of(key)
-        for rows in _pieces(out.shape):
+        for rows in pieces(out.shape):
             piece = original.rows(rows)
             if delta is not None:
                 delta.add_to(piece, rows)
@@ -239,7 +239,7 @@ class Original:
     def rows(self, rows: slice) -> Tensor:
         """In memory of their own. Raises BadCheckpoint."""
         if self._packing is None:
-            return self._stored[rows].to(torch.float32, copy=True)
+            return (self._stored[rows] if self.shape else self._stored).to(torch.float32, copy=True)
         return self._packing.unpack(self._stored.view(-1, self._packing.row_bytes)[rows], torch.float32)
 
 
@@ -316,6 +316,10 @@ class _Prepared:
         return not is_of_bias or self._format is None
 
 
-def _pieces(shape: tuple[int, ...]) -> Iterator[slice]:
+def pieces(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Rows of a weight, some at a time; everything of a single number."""
+    if not shape:
+        yield ALL_ROWS
+        return
     step = max(1, _PIECE // max(1, math.prod(shape[1:])))
     yield from (slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step))

@@ -22,7 +22,7 @@ class AdapterReport:
     matched, totals: modules by component ("denoiser", "clip_l" ...).
     ranks, alphas: lowest and highest, None where there are none. num_without_alpha: modules whose scale is 1.
     not_finite: keys of tensors with NaN or infinity. untrained: modules that add nothing, for their up is zero.
-    silent: modules with an alpha of 0. embeddings: textual inversions that come with it.
+    silent: modules with an alpha of 0. doubled: modules for what another one is for, too; both count. embeddings: textual inversions that come with it.
     others: keys that belong to no module.
     """
 
@@ -39,6 +39,7 @@ class AdapterReport:
     not_finite: tuple[str, ...] = ()
     untrained: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
+    doubled: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     num_bytes: int = 0
@@ -75,6 +76,7 @@ class AdapterReport:
         for modules, what in (
             (self.untrained, "add nothing: they were not trained"),
             (self.silent, "add nothing: their alpha is 0"),
+            (self.doubled, "are there under two names, and are added twice"),
             (self.others, "are not read: their names are not known"),
         ):
             if modules:

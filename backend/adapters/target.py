@@ -58,7 +58,7 @@ def module_target(
 ) -> Target | None:
     """The target that is the whole module of that path; None where the model has no such weight."""
     weight = next((key for ending in ("weight", "scale") if (key := f"{module}.{ending}") in specs), None)
-    if weight is None:
+    if weight is None or not specs[weight].shape:
         return None
     return Target(
         weight=weight,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from backend.adapters.aliases import named_targets, specs_of
 from backend.adapters.format import as_matrix
+from backend.adapters.patched import Original, pieces
 from backend.adapters.target import DENOISER, Named
 from backend.errors import BadCheckpoint, UnsupportedMerge
 from backend.merging.lora_tools.lora_metadata import lora_metadata
@@ -19,7 +20,6 @@ from backend.merging.lora_tools.progress import Progress
 from backend.merging.lora_tools.rank_choice import RankChoice
 from backend.merging.lora_tools.singular import factors_of
 from backend.merging.lora_tools.tool_report import LoraToolReport, relative
-from backend.weights.packing import unpack_into
 from backend.weights.source import WeightSource
 
 # Tables that are looked up and not multiplied: no program adds a product to them.
@@ -115,7 +115,7 @@ class _Extracting:
         """float32, as the adapter sees it; None where nothing differs. Raises BadCheckpoint."""
         if self._tuned.identity(key) == self._base.identity(key):
             return None
-        change = layer.target.cut(_numbers(self._tuned, key)) - layer.target.cut(_numbers(self._base, key))
+        change = layer.target.cut(_difference(self._tuned, self._base, key))
         largest = float(change.abs().max()) if change.numel() else 0.0
         if largest != largest or largest == float("inf"):
             raise BadCheckpoint(self._tuned.origin, f"{key} holds values that are no numbers, here or in "
@@ -133,14 +133,12 @@ class _Extracting:
         self.errors, self.norms = self.errors + factors.error**2, self.norms + factors.norm**2
 
 
-def _numbers(source: WeightSource, key: str) -> Tensor:
-    """A weight in float32, in memory of its own."""
-    out = torch.empty(source.spec(key).shape)
-    packing = source.packing(key)
-    if packing is None:
-        source.read_into(key, out)
-    else:
-        unpack_into(packing, source.read_storage(key), out)
+def _difference(tuned: WeightSource, base: WeightSource, key: str) -> Tensor:
+    """Of a weight in both, float32, without either of them beside it."""
+    first, second = Original(tuned, key), Original(base, key)
+    out = torch.empty(first.shape)
+    for rows in pieces(first.shape):
+        torch.sub(first.rows(rows), second.rows(rows), out=out[rows])
     return out
 
 
@@ -188,5 +186,10 @@ def _differing(tuned: WeightSource, base: WeightSource, handled: set[str]) -> It
     for key in base.keys():
         if key in handled or key not in present or tuned.identity(key) == base.identity(key):
             continue
-        if tuned.spec(key).shape != base.spec(key).shape or not torch.equal(_numbers(tuned, key), _numbers(base, key)):
+        if tuned.spec(key).shape != base.spec(key).shape or _differs(tuned, base, key):
             yield key
+
+
+def _differs(tuned: WeightSource, base: WeightSource, key: str) -> bool:
+    first, second = Original(tuned, key), Original(base, key)
+    return any(not torch.equal(first.rows(rows), second.rows(rows)) for rows in pieces(first.shape))

@@ -18,7 +18,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """on_progress: numbers of weights that are done, and of all. is_cancelled: asked before every module."""
+    """on_progress: how much is done, and how much there is. is_cancelled: asked before every layer."""
 
     on_progress: Callable[[int, int], None] = _no_progress
     is_cancelled: Callable[[], bool] = _never

@@ -12,8 +12,8 @@ from backend.merging.lora_tools.rank_choice import RankBy, RankChoice
 
 _ROWS = 1024  # of the longer side, that are made float64 at a time
 _SMALLEST = 256  # the shorter side from which on an approximation is faster
-_MORE, _ROUNDS = 16, 4  # columns beside those that are wanted, and rounds of refinement
-_TOLERANCE = 1e-5  # of the whole matrix, in the Frobenius norm
+_MOST_ROUNDS = 8  # of refinement
+_TOLERANCE = 1e-5  # of all squares: what one more round of refinement may find when it is the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +78,10 @@ def _distance(matrix: Tensor, up: Tensor, down: Tensor) -> float:
 def _left(matrix: Tensor, choice: RankChoice, norm: float) -> tuple[Tensor, Tensor]:
     """Left singular vectors [m, k] and values [k], the largest first, of a matrix that is not higher than wide."""
     limit = choice.limit
-    if choice.by is RankBy.RANK and limit and matrix.shape[0] >= max(_SMALLEST, 4 * (limit + _MORE)):
-        vectors, values, distance = _approximate(matrix, limit)
-        if distance <= _TOLERANCE * norm:
-            return vectors, values
+    if choice.by is RankBy.RANK and limit and matrix.shape[0] >= max(_SMALLEST, 4 * _columns(limit)):
+        found = _approximate(matrix, limit, norm)
+        if found is not None:
+            return found
     return _exact(matrix)
 
 
@@ -95,13 +95,24 @@ def _exact(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return vectors.flip(1), squares.flip(0).clamp_min(0).sqrt()
 
 
-def _approximate(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """Subspace iteration (Halko et al. 2011, arXiv:0909.4061), and how far it is from a decomposition."""
-    start = torch.randn(matrix.shape[1], rank + _MORE, generator=torch.Generator().manual_seed(0))
-    basis = torch.linalg.qr(matrix @ start)[0]
-    for _ in range(_ROUNDS):
-        basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.mT @ basis)[0])[0]
-    u, values, vh = torch.linalg.svd(basis.mT @ matrix, full_matrices=False)
-    vectors = (basis @ u)[:, :rank]
-    distance = matrix @ vh[:rank].mT - vectors * values[:rank]
-    return vectors, values[:rank], float(torch.linalg.vector_norm(distance, dtype=torch.float64))
+def _columns(rank: int) -> int:
+    """How many directions are followed, so that those that are wanted are found soon."""
+    return 2 * rank + 16
+
+
+def _approximate(matrix: Tensor, rank: int, norm: float) -> tuple[Tensor, Tensor] | None:
+    """Subspace iteration (Halko et al. 2011, arXiv:0909.4061), until there is nothing more to find; None if it goes on.
+
+    Where many values are nearly the same, which of their vectors are found is left to chance, and makes no difference.
+    """
+    start = torch.randn(matrix.shape[1], _columns(rank), generator=torch.Generator().manual_seed(0))
+    basis, kept = torch.linalg.qr(matrix @ start)[0], 0.0
+    for _ in range(_MOST_ROUNDS):
+        image = basis.mT @ matrix
+        squares, vectors = torch.linalg.eigh((image @ image.mT).double())
+        before, kept = kept, float(squares[-rank:].sum())
+        if kept - before <= _TOLERANCE * norm**2:
+            found = basis @ vectors.flip(1)[:, :rank].float()
+            return found, squares.flip(0)[:rank].clamp_min(0).sqrt()
+        basis = torch.linalg.qr(matrix @ image.mT)[0]
+    return None
