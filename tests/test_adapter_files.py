@@ -19,6 +19,7 @@ from backend.errors import AdapterDoesNotFit, BadCheckpoint, PickleRefused, Unkn
 from backend.families.diffusers_layout import unet_in_ldm_layout
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
 from backend.weights.source import InMemory, WeightSource
+from tests.test_adapter_names import specs_of_header
 from tests.tiny_adapters import (
     CONV,
     KEY,
@@ -311,6 +312,15 @@ def test_numbers_that_are_none_are_refused_by_name(value: float):
         report.require_fit()
     with pytest.raises(BadCheckpoint, match=bad):
         patched(sd1_source(), [PlacedAdapter(adapter=lora)], "sd1").read(f"{KEY}.weight")
+
+
+def test_all_of_a_published_lora_fits_its_model():
+    lora = Adapter(InMemory({key: torch.zeros(spec.shape) for key, spec in specs_of_header("lora-sd15").items()}))
+    report = lora.report(specs_of_header("sd15"), "sd1")
+    assert (report.num_matched, report.num_modules, report.trained_for) == (160, 160, "sd1")
+    assert len(report.untrained) == 160
+    with pytest.raises(AdapterDoesNotFit, match="made for sd1 models and this one is sdxl"):
+        lora.report(specs_of_header("sdxl-base"), "sdxl").require_fit()
 
 
 def test_a_layer_under_two_names_is_said():

@@ -22,7 +22,8 @@ class AdapterReport:
     matched, totals: modules by component ("denoiser", "clip_l" ...).
     ranks, alphas: lowest and highest, None where there are none. num_without_alpha: modules whose scale is 1.
     not_finite: keys of tensors with NaN or infinity. untrained: modules that add nothing, for their up is zero.
-    silent: modules with an alpha of 0. doubled: modules for what another one is for, too; both count. embeddings: textual inversions that come with it.
+    silent: modules with an alpha of 0. doubled: modules for what another one is for, too; both count.
+    embeddings: textual inversions that come with it.
     others: keys that belong to no module.
     """
 
