@@ -20,7 +20,10 @@ FIRST_LAYERS = frozenset({f"{NETWORK}input_blocks.0.0.weight", f"{NETWORK}img_in
 
 @dataclass(frozen=True, kw_only=True)
 class Ingredient:
-    """A model that goes into a merge: a file, or made of others. title: for the user. prediction: see `predicted_by`."""
+    """A model that goes into a merge: a file, or made of others.
+
+    title: for the user. prediction: see `predicted_by`.
+    """
 
     title: str
     family: Family
