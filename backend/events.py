@@ -40,6 +40,16 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BytesDone:
+    """A file that a job writes has grown. eta_seconds: until its end."""
+
+    job_id: str
+    done_bytes: int
+    all_bytes: int
+    eta_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreviewReady:
     """A small JPEG of the picture as it forms; `version` grows with each one of a job."""
 
@@ -91,6 +101,7 @@ Event = (
     | JobStarted
     | StageStarted
     | Progress
+    | BytesDone
     | PreviewReady
     | ImageSaved
     | Notice

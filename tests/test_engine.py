@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from backend.engine import outputs, runner
+from backend.engine import generation_jobs, outputs
 from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView
 from backend.engine.settings import Settings
@@ -418,7 +418,7 @@ def test_a_damaged_checkpoint_that_is_taken_away_meanwhile_fails_its_job_and_no_
         raise NumericalError("no numbers")
 
     with monkeypatch.context() as patched:
-        patched.setattr(runner, "generate", damaged)
+        patched.setattr(generation_jobs, "generate", damaged)
         view = run(engine, checkpoint="nan")
     assert (view.state, view.error_kind) == (JobState.FAILED, "UnknownName")
     assert run(engine, checkpoint="tiny").state is JobState.DONE

@@ -128,7 +128,8 @@ def _folder(folder: Path, flag: str) -> Finding:
 
 def _models(settings: Settings) -> Iterator[Finding]:
     hashes = HashCache(settings.data_dir / "hashes.json")
-    library = Library(settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, builtin.BUILTIN, hashes)
+    library = Library(settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, builtin.BUILTIN, hashes,
+                      lora_dirs=settings.lora_dirs, recipe_dirs=settings.recipe_dirs)  # fmt: skip
     entries = library.checkpoints()
     for entry in entries:
         if entry.problem:

@@ -25,6 +25,8 @@ _NARGS = {"one value": 1, "perhaps a value": "?", "several values": "*"}
 # Ours and ComfyUI's; A1111's and Forge's; ComfyUI's for files without text encoders and VAE.
 _CHECKPOINT_FOLDERS = ("checkpoints", "Stable-diffusion", "diffusion_models", "unet")
 _VAE_FOLDERS = ("vae", "VAE")
+_LORA_FOLDERS = ("loras", "Lora")
+_RECIPE_FOLDERS = ("recipes",)
 _TEXT_ENCODER_FOLDERS = ("text_encoders", "text_encoder", "clip")  # ours and ComfyUI's; Forge's; ComfyUI's old one
 
 
@@ -70,6 +72,8 @@ def read_settings(values: argparse.Namespace, root: Path) -> Settings:
         checkpoint_dirs=_folders(models_dir, others, _CHECKPOINT_FOLDERS, [*values.ckpt_dirs, *file]),
         vae_dirs=_folders(models_dir, others, _VAE_FOLDERS, values.vae_dirs),
         text_encoder_dirs=_folders(models_dir, others, _TEXT_ENCODER_FOLDERS, values.text_encoder_dirs),
+        lora_dirs=_folders(models_dir, others, _LORA_FOLDERS, values.lora_dirs),
+        recipe_dirs=_folders(models_dir, others, _RECIPE_FOLDERS, values.recipe_dirs),
         output_dir=values.output_dir or home / "outputs",
         data_dir=home / "data",
         extensions_dir=home / "extensions",
@@ -163,13 +167,13 @@ def _add_access_flags(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say where things lie."""
     group = parser.add_argument_group("folders and files")
-    parser.set_defaults(ckpt_dirs=[], vae_dirs=[], text_encoder_dirs=[], other_homes=[])
+    parser.set_defaults(ckpt_dirs=[], vae_dirs=[], text_encoder_dirs=[], lora_dirs=[], recipe_dirs=[], other_homes=[])
     group.add_argument(
         "--data-dir", "--base-directory", type=_folder, metavar="DIR",
         help="folder that holds models, outputs, data and extensions (the program's own)",
     )  # fmt: skip
     group.add_argument(
-        "--models-dir", type=_folder, metavar="DIR", help="folder with checkpoints/, vae/ and text_encoders/ (models)"
+        "--models-dir", type=_folder, metavar="DIR", help="folder with checkpoints/, vae/, loras/ ... (models)"
     )
     group.add_argument(
         "--output-dir", "--output-directory", type=_folder, metavar="DIR", help="folder for pictures (outputs)"
@@ -189,6 +193,14 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--text-encoder-dir", dest="text_encoder_dirs", type=_folder, action="append", metavar="DIR",
         help="one more folder of text encoders",
+    )  # fmt: skip
+    group.add_argument(
+        "--lora-dir", "--lyco-dir", dest="lora_dirs", type=_folder, action="append", metavar="DIR",
+        help="one more folder of LoRAs",
+    )  # fmt: skip
+    group.add_argument(
+        "--recipe-dir", dest="recipe_dirs", type=_folder, action="append", metavar="DIR",
+        help="one more folder of recipes of merged models",
     )  # fmt: skip
     group.add_argument(
         "--forge-ref-a1111-home", "--forge-ref-comfy-home", dest="other_homes", type=_folder, action="append",

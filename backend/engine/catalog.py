@@ -10,6 +10,8 @@ from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.families import builtin as families
 from backend.families.family import Family
+from backend.merging.catalog import MergeCatalog, Normalisation
+from backend.merging.rule import Rule
 from backend.registry import Registry
 from backend.text import emphasis
 from backend.text.emphasis import EmphasisMode
@@ -24,6 +26,8 @@ class Catalog:
     emphasis_modes: Registry[EmphasisMode]
     noise_sources: Registry[NoiseKind]
     families: Registry[Family]
+    rules: Registry[Rule]
+    normalisations: Registry[Normalisation]
 
     @classmethod
     def builtin(cls) -> Catalog:
@@ -33,4 +37,10 @@ class Catalog:
             emphasis_modes=Registry("emphasis mode", emphasis.BUILTIN),
             noise_sources=Registry("noise source", noise.BUILTIN),
             families=Registry("model family", families.BUILTIN),
+            rules=Registry("merge rule"),
+            normalisations=Registry("normalisation"),
         )
+
+    @property
+    def for_merging(self) -> MergeCatalog:
+        return MergeCatalog(rules=self.rules, normalisations=self.normalisations, families=self.families)

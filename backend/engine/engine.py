@@ -14,17 +14,25 @@ from typing import Any
 from backend.engine.catalog import Catalog
 from backend.engine.components import choose_text_encoders, choose_vae
 from backend.engine.fit import FitReport, fit_report
+from backend.engine.generation_jobs import GenerationJobs
 from backend.engine.idle import IdleUnloader
 from backend.engine.job import JobState, JobView
+from backend.engine.job_report import JobReport
+from backend.engine.job_request import JobRequest
 from backend.engine.job_table import KEPT_FINISHED, MAX_QUEUED, JobTable
 from backend.engine.journal import MAX_ATTEMPTS, Journal
 from backend.engine.library import CheckpointEntry, Library
+from backend.engine.lora_jobs import LoraJobs
 from backend.engine.machine import machine_for
+from backend.engine.made_models import MadeModels, MadeRecipe
+from backend.engine.merge_jobs import MergeJobs
+from backend.engine.merge_request import MergeRequest
 from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
 from backend.engine.publisher import Observer, Publisher
-from backend.engine.runner import JobRunner, Resources
+from backend.engine.recipe_summary import summary
+from backend.engine.runner import JobRunner
 from backend.engine.settings import Settings
 from backend.errors import RequestError
 from backend.events import JobCancelled, JobQueued
@@ -34,6 +42,7 @@ from backend.memory.peak_watch import StagePeak
 from backend.memory.residency import Held
 from backend.pipeline.metadata import request_of
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
+from backend.recipe import Recipe
 from backend.request import RANDOM_SEED, GenerationRequest
 from backend.text.chunks import compile_chunks
 from backend.text.clip_tokenizer import ClipTokenizer
@@ -94,11 +103,15 @@ class Engine:
             wants_compiling=lambda: self.preferences.compile_networks,
             on_compiler_failure=self._tell_of_compiler_failure,
         )
-        self._models = Models(catalog.families, machine)
-        resources = Resources(
-            library=library, models=self._models, machine=machine, outputs=Outputs(settings.output_dir)
-        )
-        self._runner = JobRunner(self._jobs, journal, publisher, resources, self.plan, lambda: self.preferences)
+        self._made = MadeModels(library, catalog.for_merging)
+        self._models = Models(catalog.families, machine, self._made)
+        self._runner = JobRunner(self._jobs, journal, publisher, machine.device, self._work)
+        self._generation_jobs = GenerationJobs(
+            library, self._models, machine, Outputs(settings.output_dir), self.plan, lambda: self.preferences,
+            self._runner.save_image,
+        )  # fmt: skip
+        self._merge_jobs = MergeJobs(library, self._made, settings.checkpoint_dirs[0], library.refresh)
+        self._lora_jobs = LoraJobs(library, self._made, settings.lora_dirs[0], library.refresh)
         self._idle = IdleUnloader(
             lambda: self.preferences.idle_unload_minutes,
             lambda: self._jobs.running() is not None or self._jobs.num_queued() > 0,
@@ -118,8 +131,9 @@ class Engine:
         catalog = Catalog.builtin()
         hashes = HashCache(settings.data_dir / "hashes.json")
         library = Library(
-            settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, list(catalog.families), hashes
-        )
+            settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, list(catalog.families), hashes,
+            lora_dirs=settings.lora_dirs, recipe_dirs=settings.recipe_dirs,
+        )  # fmt: skip
         journal = Journal.open(settings.data_dir / "jobs.sqlite") if persistent else Journal.in_memory()
         engine = cls(settings, catalog, library, journal, Publisher())
         if start:
@@ -135,17 +149,15 @@ class Engine:
     def device(self) -> DeviceFacts:
         return self._machine.device
 
-    def submit(self, request: GenerationRequest) -> str:
+    def submit(self, request: JobRequest) -> str:
         """Queue a request and return the job's id.
 
-        Everything that can be refused is refused here: RequestError, UnknownName, FileError, and OutputError when the
-        journal cannot be written.
+        Everything that can be refused is refused here: RequestError, UnknownName, FileError, UnsupportedMerge, and
+        OutputError when the journal cannot be written or a file of that name exists.
         """
         if self._jobs.num_queued() >= MAX_QUEUED:
             raise RequestError("queue", f"{MAX_QUEUED} jobs are waiting; cancel some, or wait")
-        if request.seed == RANDOM_SEED:
-            request = dataclasses.replace(request, seed=random.SystemRandom().randint(0, _LARGEST_DRAWN_SEED))
-        view = JobView(id=secrets.token_hex(8), state=JobState.QUEUED, request=self._pinned(request))
+        view = JobView(id=secrets.token_hex(8), state=JobState.QUEUED, request=self._checked(request))
         self._journal.add(view)
         with self._jobs.held():  # so that the worker cannot start it before its queuing is told
             self._jobs.add(view)
@@ -224,6 +236,13 @@ class Engine:
         """What a checkpoint's header says. Raises FileError, UnknownName, RequestError."""
         return self._models.describe(self.checkpoint(name))
 
+    def make(self, recipe: Recipe) -> MadeRecipe:
+        """The model that a recipe makes, of which nothing is computed yet.
+
+        Raises UnsupportedMerge, RequestError, UnknownName, FileError.
+        """
+        return self._made.make(recipe)
+
     def count_tokens(self, text: str) -> TokenCount:
         """How long a prompt is for CLIP."""
         compiled = compile_chunks(parse_emphasis(text), ClipTokenizer.load())
@@ -232,9 +251,9 @@ class Engine:
     def plan(self, request: GenerationRequest) -> GenerationPlan:
         """What a request whose seed is drawn would compute. Raises RequestError, UnknownName, FileError."""
         preferences = self.preferences
-        entry = self.checkpoint(request.checkpoint)
+        entry = self._entry(request)
         # A request that names a checkpoint but no VAE gets the checkpoint's own, so that it is complete by itself.
-        vae = request.vae or (preferences.vae if request.checkpoint is None else None)
+        vae = request.vae or (preferences.vae if request.checkpoint is None and request.recipe is None else None)
         description = self._models.describe(entry).description
         return resolve(
             request,
@@ -301,6 +320,12 @@ class Engine:
         if (view := self._jobs.running()) is not None:
             self._runner.notice(view.id, f"The network could not be compiled and runs as it is: {problem}.")
 
+    def _entry(self, request: GenerationRequest) -> CheckpointEntry:
+        recipe = request.recipe
+        if recipe is None:
+            return self.checkpoint(request.checkpoint)
+        return self.library.made_entry(recipe, request.checkpoint or recipe.name or summary(recipe))
+
     def _complete(
         self, entry: CheckpointEntry, description: Description, vae: str | None, request: GenerationRequest
     ) -> ModelName:
@@ -309,6 +334,7 @@ class Engine:
         encoders = choose_text_encoders(request.text_encoders, entry, description, self.library)
         return ModelName(
             checkpoint=entry.name,
+            recipe=entry.recipe,
             vae=chosen.name if chosen else None,
             use_ema=request.use_ema,
             text_encoders=tuple(encoder.name for encoder in encoders),
@@ -316,7 +342,7 @@ class Engine:
 
     def _model(self, name: ModelName) -> Model:
         return self._models.open(
-            self.library.find_checkpoint(name.checkpoint),
+            self.library.entry_of(name.checkpoint, name.recipe),
             self.library.find_vae(name.vae) if name.vae else None,
             [self.library.find_text_encoder(encoder) for encoder in name.text_encoders],
             use_ema=name.use_ema,
@@ -328,6 +354,28 @@ class Engine:
         entry = self.checkpoint(request.refiner)
         self._models.describe(entry)  # refuses what cannot be used
         return ModelName(checkpoint=entry.name)
+
+    def _work(self, view: JobView, report: JobReport) -> None:
+        match view.request:
+            case GenerationRequest():
+                self._generation_jobs.run(view, view.request, report)
+            case MergeRequest():
+                self._merge_jobs.run(view.request, report)
+            case _:
+                self._lora_jobs.run(view.request, report)
+
+    def _checked(self, request: JobRequest) -> JobRequest:
+        """The request as it is queued, with nothing left open."""
+        match request:
+            case GenerationRequest():
+                if request.seed == RANDOM_SEED:
+                    request = dataclasses.replace(request, seed=random.SystemRandom().randint(0, _LARGEST_DRAWN_SEED))
+                return self._pinned(request)
+            case MergeRequest():
+                self._merge_jobs.check(request)
+            case _:
+                self._lora_jobs.check(request)
+        return request
 
     def _pinned(self, request: GenerationRequest) -> GenerationRequest:
         """The request with nothing left open, so that what is changed later does not change what is queued."""

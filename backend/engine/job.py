@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from backend.request import GenerationRequest
+from backend.engine.job_request import JobRequest
 
 
 class JobState(str, Enum):
@@ -38,18 +38,21 @@ class JobView:
 
     stage: what the job is doing, in words; "" before it starts.
     step, steps: sampling steps done and in all, over all batches of the job; steps is 0 until the plan is known.
+    done_bytes, all_bytes: of a file that the job writes. eta_seconds: until the last step, or the end of the file.
     preview_version: 0 until there is a preview.
     error, error_kind: message and class name when the job failed.
     """
 
     id: str
     state: JobState
-    request: GenerationRequest
+    request: JobRequest
     stage: str = ""
     step: int = 0
     steps: int = 0
     seconds_per_step: float = 0.0
     eta_seconds: float = 0.0
+    done_bytes: int = 0
+    all_bytes: int = 0
     preview_version: int = 0
     images: tuple[SavedImage, ...] = ()
     notices: tuple[str, ...] = ()

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.job import JobState, JobView, SavedImage
+from backend.engine.job_request import job_request_from, job_request_mapping
 from backend.errors import OutputError, RequestError, ServerError
-from backend.request import GenerationRequest
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Journal:
     def add(self, view: JobView) -> None:
         self._write(
             "INSERT INTO jobs (id, state, request) VALUES (?, ?, ?)",
-            (view.id, view.state.value, json.dumps(view.request.to_mapping())),
+            (view.id, view.state.value, json.dumps(job_request_mapping(view.request))),
         )
 
     def started(self, job_id: str) -> None:
@@ -189,7 +189,7 @@ def _entry(row: tuple[str, str, int, str, str, str, str, str, float]) -> Entry |
         view = JobView(
             id=job_id,
             state=JobState(state),
-            request=GenerationRequest.from_mapping(json.loads(request)),
+            request=job_request_from(json.loads(request)),
             images=tuple(_image(values) for values in json.loads(images)),
             notices=tuple(json.loads(notices)),
             error=error,

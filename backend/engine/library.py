@@ -1,18 +1,23 @@
-"""What lies on the disk: checkpoints, VAEs and text encoders, known by their headers, found by people's names."""
+"""What lies on the disk: checkpoints, VAEs, text encoders, LoRAs and recipes, found by people's names."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.engine.recipe_files import read_recipe
+from backend.engine.recipe_inputs import find_inputs
 from backend.errors import EmulsionError, UnknownName
 from backend.families.family import Family
 from backend.families.recognition import recognised
+from backend.recipe import CheckpointInput, Merge, Node, Recipe, WithAdapters, WithVae
 from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, HashCache
 from backend.weights.shards import is_later_shard
@@ -26,10 +31,12 @@ _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointEntry:
-    """A file in a folder of checkpoints.
+    """A file in a folder of checkpoints, or a recipe, from which a model is made.
 
     name: file name without its ending, with the folder it lies in. family: registry name, "" when it is not known.
-    problem: why the file cannot be used, "" when it can. size: bytes. sha256: None until it was computed.
+    problem: why the file cannot be used, "" when it can. size: bytes; of a recipe, those of its first model.
+    sha256: None until it was computed; of a recipe, its hash.
+    recipe: with the names of files in the library. path: of the file; of a recipe that is in none, its name.
     """
 
     name: str
@@ -38,11 +45,13 @@ class CheckpointEntry:
     problem: str
     size: int
     sha256: str | None
+    recipe: Recipe | None = None
 
     @property
     def title(self) -> str:
         """The name that A1111's clients show and send back."""
-        return f"{self.path.name} [{self.sha256[:SHORT]}]" if self.sha256 else self.path.name
+        name = self.path.name if self.recipe is None else self.name
+        return f"{name} [{self.sha256[:SHORT]}]" if self.sha256 else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,13 @@ class TextEncoderEntry:
     kind: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoraEntry:
+    name: str
+    path: Path
+    sha256: str | None = None
+
+
 class Library:
     """Files below the folders of models. Reads headers only, and only of files that changed since the last look."""
 
@@ -73,10 +89,15 @@ class Library:
         text_encoder_dirs: Sequence[Path],
         families: Sequence[Family],
         hashes: HashCache,
+        *,
+        lora_dirs: Sequence[Path] = (),
+        recipe_dirs: Sequence[Path] = (),
     ) -> None:
         self._checkpoint_dirs = tuple(checkpoint_dirs)
         self._vae_dirs = tuple(vae_dirs)
         self._text_encoder_dirs = tuple(text_encoder_dirs)
+        self._lora_dirs = tuple(lora_dirs)
+        self._recipe_dirs = tuple(recipe_dirs)
         self._families = tuple(families)
         self._hashes = hashes
         self._lock = threading.Lock()
@@ -84,6 +105,7 @@ class Library:
         self._checkpoints: tuple[CheckpointEntry, ...] = ()
         self._vaes: tuple[VaeEntry, ...] = ()
         self._text_encoders: tuple[TextEncoderEntry, ...] = ()
+        self._loras: tuple[LoraEntry, ...] = ()
         self.refresh()
 
     def refresh(self) -> None:
@@ -94,10 +116,16 @@ class Library:
             for name, path in _files(self._vae_dirs, ENDINGS)
         ]
         text_encoders = list(_text_encoders(self._text_encoder_dirs))
+        loras = [
+            LoraEntry(name=name, path=path, sha256=self.known_hash(path))
+            for name, path in _files(self._lora_dirs, ENDINGS)
+        ]
         with self._lock:
             self._checkpoints = tuple(sorted(checkpoints, key=lambda entry: entry.name.casefold()))
+            self._loras = tuple(sorted(loras, key=lambda entry: entry.name.casefold()))
             self._vaes = tuple(sorted(vaes, key=lambda entry: entry.name.casefold()))
             self._text_encoders = tuple(sorted(text_encoders, key=lambda entry: entry.name.casefold()))
+        self._list_recipes()
 
     def checkpoints(self) -> list[CheckpointEntry]:
         with self._lock:
@@ -110,6 +138,10 @@ class Library:
     def text_encoders(self) -> list[TextEncoderEntry]:
         with self._lock:
             return list(self._text_encoders)
+
+    def loras(self) -> list[LoraEntry]:
+        with self._lock:
+            return list(self._loras)
 
     def find_checkpoint(self, name: str) -> CheckpointEntry:
         """By title, name, file name or the start of its hash. Raises UnknownName, which lists what there is."""
@@ -138,9 +170,57 @@ class Library:
             raise UnknownName("text encoder", name, [entry.name for entry in entries])
         return found
 
+    def find_lora(self, name: str) -> LoraEntry:
+        """By name, file name or the start of its hash. Raises UnknownName."""
+        entries = self.loras()
+        asked = name.strip()
+        found = next((entry for entry in entries if _is_called(asked, entry.name, entry.path)), None)
+        if found is None and _HASH.fullmatch(asked):
+            hashed = (entry for entry in entries if entry.sha256)
+            found = next((entry for entry in hashed if (entry.sha256 or "").startswith(asked.lower())), None)
+        if found is None:
+            raise UnknownName("LoRA", name, [entry.name for entry in entries])
+        return found
+
+    def entry_of(self, name: str, recipe: Recipe | None) -> CheckpointEntry:
+        """A checkpoint by its name, or what a recipe makes under that name. Raises UnknownName."""
+        return self.find_checkpoint(name) if recipe is None else self.made_entry(recipe, name)
+
+    def made_entry(self, recipe: Recipe, name: str, path: Path | None = None) -> CheckpointEntry:
+        """A recipe as something that can be chosen like a checkpoint. What is missing for it is its problem."""
+        try:
+            found = find_inputs(recipe, self).recipe
+            first = self.find_checkpoint(_first_model(found.root).file.name)
+        except EmulsionError as error:
+            return CheckpointEntry(
+                name=name, path=path or Path(name), family="", problem=f"The recipe {name} cannot be used. {error}",
+                size=0, sha256=None, recipe=recipe,
+            )  # fmt: skip
+        return CheckpointEntry(
+            name=name,
+            path=path or Path(name),
+            family=first.family,
+            problem=first.problem,
+            size=first.size,
+            sha256=found.hash if all(file.sha256 for file in found.files()) else None,
+            recipe=found,
+        )
+
     def hash(self, entry: CheckpointEntry) -> CheckpointEntry:
-        """The entry with its SHA-256, which takes a second for every gigabyte the first time. Raises OSError."""
-        hashed = dataclasses.replace(entry, sha256=self._hashes.hash(entry.path))
+        """The entry with its SHA-256, which takes a second for every gigabyte the first time. Raises OSError.
+
+        Of a recipe, all of its files are hashed.
+        """
+        if entry.recipe is not None:
+            try:
+                paths = find_inputs(entry.recipe, self).paths
+            except UnknownName as error:
+                raise FileNotFoundError(errno.ENOENT, str(error)) from error
+            for path in paths:
+                self.hash_of(path)
+            hashed = self.made_entry(entry.recipe, entry.name, entry.path)
+        else:
+            hashed = dataclasses.replace(entry, sha256=self._hashes.hash(entry.path))
         with self._lock:
             self._checkpoints = tuple(hashed if other.path == entry.path else other for other in self._checkpoints)
             if entry.path in self._seen:
@@ -150,6 +230,31 @@ class Library:
     def hash_of(self, path: Path) -> str:
         """SHA-256 of any file, remembered. Raises OSError."""
         return self._hashes.hash(path)
+
+    def known_hash(self, path: Path) -> str | None:
+        """SHA-256 of a file if it was computed before; None also for a file that is gone."""
+        with suppress(OSError):
+            return self._hashes.known(path)
+        return None
+
+    def _list_recipes(self) -> None:
+        """Recipes become checkpoints, those that need other recipes after those."""
+        taken = {entry.name.casefold() for entry in self.checkpoints()}
+        waiting = [(name, path) for name, path in _files(self._recipe_dirs, (".json",)) if name.casefold() not in taken]
+        while waiting:
+            entries = [self._recipe_entry(name, path) for name, path in waiting]
+            done = [entry for entry in entries if not entry.problem] or entries
+            with self._lock:
+                listed = (*self._checkpoints, *done)
+                self._checkpoints = tuple(sorted(listed, key=lambda entry: entry.name.casefold()))
+            waiting = [(name, path) for name, path in waiting if path not in {entry.path for entry in done}]
+
+    def _recipe_entry(self, name: str, path: Path) -> CheckpointEntry:
+        try:
+            recipe = read_recipe(path)
+        except EmulsionError as error:
+            return CheckpointEntry(name=name, path=path, family="", problem=str(error), size=0, sha256=None)
+        return self.made_entry(dataclasses.replace(recipe, name=name), name, path)
 
     def _entry(self, name: str, path: Path) -> CheckpointEntry:
         status = path.stat()
@@ -167,6 +272,16 @@ class Library:
         )
         self._seen[path] = (status.st_size, status.st_mtime_ns, entry)
         return entry
+
+
+def _first_model(node: Node) -> CheckpointInput:
+    match node:
+        case CheckpointInput():
+            return node
+        case Merge():
+            return _first_model(node.models[0])
+        case WithAdapters() | WithVae():
+            return _first_model(node.model)
 
 
 def _look_at(path: Path, families: Sequence[Family]) -> tuple[str, str]:

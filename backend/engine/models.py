@@ -6,9 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from backend.diffusion.guidance import Conditioning
 from backend.engine.library import CheckpointEntry, TextEncoderEntry, VaeEntry
+from backend.engine.made_models import MadeModels
 from backend.errors import UnsupportedCheckpoint
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
 from backend.memory.device import free_host_bytes
@@ -45,20 +47,31 @@ class ModelFacts:
         return self.description.defaults
 
 
-class Models:
-    """Models by their files. A file that changed on the disk is opened again."""
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """identity: equal ones mean equal weights. paths: of the files that it reads."""
 
-    def __init__(self, families: Registry[Family], machine: Machine) -> None:
+    source: WeightSource
+    family: Family
+    identity: str
+    paths: tuple[Path, ...]
+
+
+class Models:
+    """Models by their files, or by what makes them. A file that changed on the disk is opened again."""
+
+    def __init__(self, families: Registry[Family], machine: Machine, made: MadeModels) -> None:
         self._families = families
+        self._made = made
         self._machine = machine
         self._models: OrderedDict[tuple[str, ...], Model] = OrderedDict()
         self._lock = threading.Lock()  # jobs are planned and looked at by several threads
         self._prompts: OrderedDict[tuple[Model, Prompt], Conditioning] = OrderedDict()
 
     def describe(self, entry: CheckpointEntry) -> ModelFacts:
-        """Facts from the header alone. Raises FileError."""
-        family = self._family(entry)
-        source = open_weights(entry.path)
+        """Facts from the header alone. Raises FileError, and of a recipe what making it raises."""
+        opened = self._opened(entry)
+        family, source = opened.family, opened.source
         assert family.describe is not None
         metadata = source.metadata
         return ModelFacts(
@@ -85,14 +98,14 @@ class Models:
 
         reads_ahead: have the system begin to read the files.
         """
-        family = self._family(entry)
+        opened = self._opened(entry)
+        family, checkpoint = opened.family, opened.source
         assert family.load is not None
-        checkpoint = open_weights(entry.path)
         external = open_weights(vae.path) if vae else None
         encoders = {encoder.kind: open_weights(encoder.path) for encoder in text_encoders}
         # The identity of any tensor is that of its file: path, size and time of change.
-        sources = (checkpoint, external, *encoders.values())
-        key = (*(source.identity("") for source in sources if source), str(use_ema))
+        others = (external, *encoders.values())
+        key = (opened.identity, *(source.identity("") for source in others if source), str(use_ema))
         with self._lock:
             if key not in self._models:
                 files = ModelFiles(
@@ -107,13 +120,13 @@ class Models:
                 self._models.popitem(last=False)
             model = self._models[key]
         if reads_ahead:
-            paths = [*(encoder.path for encoder in text_encoders), entry.path, *([vae.path] if vae else [])]
+            paths = [*(encoder.path for encoder in text_encoders), *opened.paths, *([vae.path] if vae else [])]
             read_ahead(paths, free_host_bytes() // 2)
         return model
 
     def first_bad_weight(self, entry: CheckpointEntry, vae: VaeEntry | None) -> str:
         """ "model.safetensors holds no numbers in <tensor>", or "" when all weights are finite. Reads everything."""
-        for path in (entry.path, *([vae.path] if vae else [])):
+        for path in (*self._opened(entry).paths, *([vae.path] if vae else [])):
             key = first_bad_tensor(open_weights(path))
             if key is not None:
                 return f'{path.name} holds values that are not numbers, first in "{key}"'
@@ -137,10 +150,22 @@ class Models:
                 self._prompts.popitem(last=False)
         return encoded
 
-    def _family(self, entry: CheckpointEntry) -> Family:
+    def notices(self, entry: CheckpointEntry) -> tuple[str, ...]:
+        """What its user should know of how it is made."""
+        return () if entry.recipe is None else self._made.make(entry.recipe).notices
+
+    def _opened(self, entry: CheckpointEntry) -> _Opened:
+        if entry.recipe is not None:
+            made = self._made.make(entry.recipe)
+            return _Opened(
+                source=made.model.source, family=made.model.family, identity=made.identity, paths=made.model.files
+            )
         if entry.problem:
             raise UnsupportedCheckpoint(entry.path, entry.problem.removeprefix(f"{entry.path.name}: "))
-        return self._families[entry.family]
+        source = open_weights(entry.path)
+        return _Opened(
+            source=source, family=self._families[entry.family], identity=source.identity(""), paths=(entry.path,)
+        )
 
 
 def _text_encoder(file: WeightSource, kind: str) -> WeightSource:

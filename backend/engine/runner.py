@@ -6,83 +6,58 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from backend.engine.job import JobState, JobView, SavedImage
+from backend.engine.job_report import JobReport, Previews
 from backend.engine.job_table import JobTable
 from backend.engine.journal import Journal
-from backend.engine.library import Library
-from backend.engine.models import Models
-from backend.engine.outputs import Outputs
-from backend.engine.preferences import Preferences
 from backend.engine.publisher import Publisher
-from backend.errors import Cancelled, EmulsionError, NumericalError, OutOfMemory, OutputError
-from backend.events import (
-    ImageSaved,
-    JobCancelled,
-    JobDone,
-    JobFailed,
-    JobStarted,
-    Notice,
-    PreviewReady,
-    Progress,
-    StageStarted,
-)
-from backend.families.family import Machine
+from backend.errors import Cancelled, EmulsionError, OutOfMemory, OutputError
+from backend.events import ImageSaved, JobCancelled, JobDone, JobFailed, JobStarted
+from backend.memory.device import DeviceFacts
 from backend.memory.out_of_memory import is_out_of_memory
 from backend.memory.peak_watch import PeakWatch, StagePeak
-from backend.pipeline.generate import GeneratedImage, generate
-from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
-from backend.pipeline.plan import GenerationPlan
-from backend.request import GenerationRequest
-from backend.weights.hashing import SHORT
 
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What running a job takes."""
-
-    library: Library
-    models: Models
-    machine: Machine
-    outputs: Outputs
+Work = Callable[[JobView, JobReport], None]
 
 
 class JobRunner:
-    """Works off a `JobTable` on the thread that calls `run_until_closed`."""
+    """Works off a `JobTable` on the thread that calls `run_until_closed`.
 
-    def __init__(
-        self,
-        jobs: JobTable,
-        journal: Journal,
-        publisher: Publisher,
-        resources: Resources,
-        plan: Callable[[GenerationRequest], GenerationPlan],
-        preferences: Callable[[], Preferences],
-    ) -> None:
+    work: does what a job asks for, from where it was interrupted, and raises EmulsionError when it cannot.
+    """
+
+    def __init__(self, jobs: JobTable, journal: Journal, publisher: Publisher, device: DeviceFacts, work: Work) -> None:
         self._jobs = jobs
         self._journal = journal
         self._publisher = publisher
-        self._resources = resources
-        self._plan = plan
-        self._preferences = preferences
-        self._preview: tuple[str, bytes] | None = None
-        self._peaks = PeakWatch(resources.machine.device)
+        self._work = work
+        self._previews = Previews()
+        self._peaks = PeakWatch(device)
 
     def run_until_closed(self) -> None:
         while (view := self._jobs.take_next()) is not None:
             self._run(view)
 
     def preview(self, job_id: str) -> bytes | None:
-        """The newest preview of a job; the last one stays until another job has one, for who asks a moment late."""
-        newest = self._preview
-        return newest[1] if newest and newest[0] == job_id else None
+        """The newest preview of a job, if no other one has had one since."""
+        return self._previews.of(job_id)
 
     def peaks(self) -> tuple[StagePeak, ...]:
         """The most memory that each stage of the last job took; of the running one, those that have ended."""
         return self._peaks.peaks()
+
+    def notice(self, job_id: str, text: str) -> None:
+        self._report(job_id).notice(text)
+
+    def save_image(self, job_id: str, saved: SavedImage) -> None:
+        """A picture of a job lies on the disk."""
+        view = self._jobs.get(job_id)
+        view = self._jobs.update(job_id, images=(*view.images, saved))
+        self._record(job_id, lambda: self._journal.save(view))
+        self._publisher.publish(ImageSaved(job_id=job_id, path=saved.path, seed=saved.seed, infotext=saved.infotext))
 
     def _run(self, view: JobView) -> None:
         began = time.monotonic()
@@ -96,12 +71,9 @@ class JobRunner:
         self._end(view.id, error, time.monotonic() - began)
 
     def _attempt(self, view: JobView) -> EmulsionError | None:
-        """Make the pictures that are missing; returns why that ended early."""
+        """Do what is asked for; returns why that ended early."""
         try:
-            self._resources.machine.residency.begin_job()
-            self._make_images(view)
-        except NumericalError as error:
-            return self._explained(error.with_traceback(None), view)
+            self._work(view, self._report(view.id))
         except EmulsionError as error:
             return error.with_traceback(None)
         except Exception as error:
@@ -116,75 +88,8 @@ class JobRunner:
             )
         return None
 
-    def _explained(self, error: NumericalError, view: JobView) -> EmulsionError:
-        """Whether damaged weights are to blame, which only reading all of them tells."""
-        library = self._resources.library
-        try:
-            model = self._plan(view.request).model
-            vae = library.find_vae(model.vae) if model.vae else None
-            found = self._resources.models.first_bad_weight(library.find_checkpoint(model.checkpoint), vae)
-        except EmulsionError as problem:
-            return problem.with_traceback(None)
-        return NumericalError(f"{found}. Download the file again, or choose another.") if found else error
-
-    def _make_images(self, view: JobView) -> None:
-        resources = self._resources
-        plan = self._plan(view.request)
-        resources.outputs.check()
-        if plan.guidance_scale == 1 and plan.negative_prompt and not view.images:
-            self.notice(view.id, "The negative prompt has no effect at guidance scale 1.")
-        report = _JobReport(self, view.id)
-        report.stage("loading the model")
-        entry = resources.library.find_checkpoint(plan.model.checkpoint)
-        vae = resources.library.find_vae(plan.model.vae) if plan.model.vae else None
-        encoders = [resources.library.find_text_encoder(name) for name in plan.model.text_encoders]
-        refiner = resources.library.find_checkpoint(plan.refiner.model.checkpoint) if plan.refiner else None
-        images = generate(
-            plan,
-            resources.models.open(entry, vae, encoders, use_ema=plan.model.use_ema, reads_ahead=True),
-            report,
-            lambda: self._jobs.is_cancelled(view.id),
-            refiner=resources.models.open(refiner, reads_ahead=True) if refiner else None,
-            encode_prompt=resources.models.encode_prompt,
-            first_image=len(view.images),
-            preview_every=self._preferences().preview_every,
-            device=resources.machine.device.torch_device,
-            residency=resources.machine.residency,
-        )
-        began = time.monotonic()
-        for image in images:
-            report.stage("saving")
-            model = dataclasses.replace(
-                plan.model,
-                checkpoint_hash=self._short_hash(view.id, lambda: resources.library.hash(entry).sha256, entry.name),
-                vae_hash=self._short_hash(view.id, lambda: resources.library.hash_of(vae.path), vae.name)
-                if vae
-                else None,
-            )
-            self._save(view.id, dataclasses.replace(plan, model=model), image)
-            _log.info("image %d of %d: %.1f s", image.index + 1, plan.num_images, time.monotonic() - began)
-            began = time.monotonic()
-
-    def _short_hash(self, job_id: str, find: Callable[[], str | None], name: str) -> str | None:
-        """The hash for the metadata; a file that is gone by now costs the hash and not the finished picture."""
-        try:
-            return (find() or "")[:SHORT] or None
-        except OSError as error:
-            text = f"{name} could not be read again for its hash ({error.strerror}); the metadata go without it."
-            if text not in self._jobs.get(job_id).notices:
-                self.notice(job_id, text)
-            return None
-
-    def _save(self, job_id: str, plan: GenerationPlan, image: GeneratedImage) -> None:
-        texts = picture_texts(plan, image.seed)
-        path = self._resources.outputs.save(image.pixels, image.seed, texts)
-        saved = SavedImage(
-            path=path, seed=image.seed, infotext=texts[INFOTEXT_KEY], width=plan.width, height=plan.height
-        )
-        view = self._jobs.get(job_id)
-        view = self._jobs.update(job_id, images=(*view.images, saved))
-        self._record(job_id, lambda: self._journal.save(view))
-        self._publisher.publish(ImageSaved(job_id=job_id, path=path, seed=image.seed, infotext=saved.infotext))
+    def _report(self, job_id: str) -> JobReport:
+        return JobReport(job_id, self._jobs, self._publisher, self._peaks, self._previews)
 
     def _end(self, job_id: str, error: EmulsionError | None, seconds: float) -> None:
         match error:
@@ -216,64 +121,8 @@ class JobRunner:
             write()
         except OutputError as error:
             _log.warning("job %s: %s", job_id, error)
-            if str(error) not in self._jobs.get(job_id).notices:
-                self.notice(job_id, str(error))
-
-    def notice(self, job_id: str, text: str) -> None:
-        view = self._jobs.get(job_id)
-        self._jobs.update(job_id, notices=(*view.notices, text))
-        self._publisher.publish(Notice(job_id=job_id, text=text))
-
-    def show_preview(self, job_id: str, jpeg: bytes) -> None:
-        self._preview = (job_id, jpeg)
-        view = self._jobs.get(job_id)
-        version = view.preview_version + 1
-        self._jobs.update(job_id, preview_version=version)
-        self._publisher.publish(PreviewReady(job_id=job_id, version=version, jpeg=jpeg))
-
-    def show_stage(self, job_id: str, stage: str) -> None:
-        self._peaks.begin(stage)
-        self._jobs.update(job_id, stage=stage)
-        self._publisher.publish(StageStarted(job_id=job_id, stage=stage))
-
-    def show_progress(self, event: Progress) -> None:
-        self._jobs.update(
-            event.job_id,
-            step=event.step,
-            steps=event.steps,
-            seconds_per_step=event.seconds_per_step,
-            eta_seconds=event.eta_seconds,
-        )
-        self._publisher.publish(event)
+            self.notice(job_id, str(error))
 
 
 class InternalError(EmulsionError):
     """A fault of the program."""
-
-
-@dataclass(frozen=True)
-class _JobReport:
-    """The pipeline's `Report` of one job."""
-
-    runner: JobRunner
-    job_id: str
-
-    def stage(self, name: str) -> None:
-        self.runner.show_stage(self.job_id, name)
-
-    def notice(self, text: str) -> None:
-        self.runner.notice(self.job_id, text)
-
-    def progress(self, step: int, steps: int, seconds_per_step: float, eta_seconds: float) -> None:
-        self.runner.show_progress(
-            Progress(
-                job_id=self.job_id,
-                step=step,
-                steps=steps,
-                seconds_per_step=seconds_per_step,
-                eta_seconds=eta_seconds,
-            )
-        )
-
-    def preview(self, jpeg: bytes) -> None:
-        self.runner.show_preview(self.job_id, jpeg)

@@ -20,6 +20,7 @@ from backend.engine.catalog import Catalog
 from backend.engine.settings import Settings
 from backend.errors import EmulsionError, ExtensionError
 from backend.events import (
+    BytesDone,
     Event,
     ImageSaved,
     JobCancelled,
@@ -41,6 +42,7 @@ from backend.registry import Named, Registry
 from backend.weights.atomic import told_as_output_errors, write_atomically
 
 __all__ = [
+    "BytesDone",
     "Denoise",
     "EmulsionError",
     "Event",

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from backend.engine.job import JobView, SavedImage
+from backend.engine.job_request import kind_of
 
 
 def job_json(job: JobView, output_dir: Path) -> dict[str, Any]:
@@ -31,6 +32,9 @@ def job_json(job: JobView, output_dir: Path) -> dict[str, Any]:
         "error": job.error,
         "error_kind": job.error_kind,
         "seconds": job.seconds,
+        "done_bytes": job.done_bytes,
+        "all_bytes": job.all_bytes,
+        "kind": kind_of(job.request),
         "request": job.request.to_mapping(),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from backend.engine.job import JobView
 from backend.pipeline.infotext import read_infotext
+from backend.request import GenerationRequest
 
 _EXTRA = (
     "Schedule type", "Distilled CFG Scale", "CFG Rescale", "Shift", "Refiner", "Refiner switch at",
@@ -18,6 +19,7 @@ _EXTRA = (
 def generation_info(job: JobView, notices: Sequence[str]) -> str:
     """What was made. A job that was interrupted before its first picture has empty lists."""
     request = job.request
+    assert isinstance(request, GenerationRequest)
     infotexts = [image.infotext for image in job.images]
     written = read_infotext(infotexts[0]).parameters if infotexts else {}
     seeds = [image.seed for image in job.images]

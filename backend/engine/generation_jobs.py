@@ -1,0 +1,134 @@
+"""Jobs that make pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from backend.engine.job import JobView, SavedImage
+from backend.engine.job_report import JobReport
+from backend.engine.library import CheckpointEntry, Library
+from backend.engine.models import Models
+from backend.engine.outputs import Outputs
+from backend.engine.preferences import Preferences
+from backend.errors import EmulsionError, NumericalError
+from backend.families.family import Machine
+from backend.pipeline.generate import GeneratedImage, generate
+from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
+from backend.pipeline.plan import GenerationPlan
+from backend.request import GenerationRequest
+from backend.weights.hashing import SHORT
+
+_log = logging.getLogger(__name__)
+
+
+class GenerationJobs:
+    """save_image: told of every picture when it lies on the disk."""
+
+    def __init__(
+        self,
+        library: Library,
+        models: Models,
+        machine: Machine,
+        outputs: Outputs,
+        plan: Callable[[GenerationRequest], GenerationPlan],
+        preferences: Callable[[], Preferences],
+        save_image: Callable[[str, SavedImage], None],
+    ) -> None:
+        self._library = library
+        self._models = models
+        self._machine = machine
+        self._outputs = outputs
+        self._plan = plan
+        self._preferences = preferences
+        self._save_image = save_image
+
+    def run(self, view: JobView, request: GenerationRequest, report: JobReport) -> None:
+        """Make the pictures that are missing. Raises EmulsionError."""
+        self._machine.residency.begin_job()
+        try:
+            self._make_images(view, request, report)
+            return
+        except NumericalError as error:
+            problem = error.with_traceback(None)
+        raise self._explained(problem, request)  # outside of the handler: the traceback holds what was computed so far
+
+    def _make_images(self, view: JobView, request: GenerationRequest, report: JobReport) -> None:
+        library, models = self._library, self._models
+        plan = self._plan(request)
+        self._outputs.check()
+        if plan.guidance_scale == 1 and plan.negative_prompt and not view.images:
+            report.notice("The negative prompt has no effect at guidance scale 1.")
+        report.stage("loading the model")
+        entry = library.entry_of(plan.model.checkpoint, plan.model.recipe)
+        for text in models.notices(entry):
+            report.notice(text)
+        vae = library.find_vae(plan.model.vae) if plan.model.vae else None
+        encoders = [library.find_text_encoder(name) for name in plan.model.text_encoders]
+        refiner = library.find_checkpoint(plan.refiner.model.checkpoint) if plan.refiner else None
+        images = generate(
+            plan,
+            models.open(entry, vae, encoders, use_ema=plan.model.use_ema, reads_ahead=True),
+            report,
+            report.is_cancelled,
+            refiner=models.open(refiner, reads_ahead=True) if refiner else None,
+            encode_prompt=models.encode_prompt,
+            first_image=len(view.images),
+            preview_every=self._preferences().preview_every,
+            device=self._machine.device.torch_device,
+            residency=self._machine.residency,
+        )
+        began = time.monotonic()
+        for image in images:
+            report.stage("saving")
+            hashed = self._hashed(entry, report)
+            model = dataclasses.replace(
+                plan.model,
+                recipe=entry.recipe if hashed is None else hashed.recipe,
+                checkpoint_hash=None if hashed is None else (hashed.sha256 or "")[:SHORT] or None,
+                vae_hash=self._short_hash(lambda: library.hash_of(vae.path), vae.name, report) if vae else None,
+            )
+            self._save(dataclasses.replace(plan, model=model), image, report.job_id)
+            _log.info("image %d of %d: %.1f s", image.index + 1, plan.num_images, time.monotonic() - began)
+            began = time.monotonic()
+
+    def _explained(self, error: NumericalError, request: GenerationRequest) -> EmulsionError:
+        """Whether damaged weights are to blame, which only reading all of them tells."""
+        try:
+            model = self._plan(request).model
+            vae = self._library.find_vae(model.vae) if model.vae else None
+            entry = self._library.entry_of(model.checkpoint, model.recipe)
+            found = self._models.first_bad_weight(entry, vae)
+        except EmulsionError as problem:
+            return problem.with_traceback(None)
+        return NumericalError(f"{found}. Download the file again, or choose another.") if found else error
+
+    def _hashed(self, entry: CheckpointEntry, report: JobReport) -> CheckpointEntry | None:
+        """The entry with its hash, of a recipe with those of its files; None when they are gone."""
+        try:
+            return self._library.hash(entry)
+        except OSError as error:
+            report.notice(_no_hash(entry.name, error))
+            return None
+
+    def _short_hash(self, find: Callable[[], str], name: str, report: JobReport) -> str | None:
+        """The hash for the metadata; a file that is gone by now costs the hash and not the finished picture."""
+        try:
+            return find()[:SHORT]
+        except OSError as error:
+            report.notice(_no_hash(name, error))
+            return None
+
+    def _save(self, plan: GenerationPlan, image: GeneratedImage, job_id: str) -> None:
+        texts = picture_texts(plan, image.seed)
+        path = self._outputs.save(image.pixels, image.seed, texts)
+        saved = SavedImage(
+            path=path, seed=image.seed, infotext=texts[INFOTEXT_KEY], width=plan.width, height=plan.height
+        )
+        self._save_image(job_id, saved)
+
+
+def _no_hash(name: str, error: OSError) -> str:
+    return f"{name} could not be read again for its hash ({error.strerror}); the metadata go without it."
