@@ -42,8 +42,12 @@ class Combined:
     def shape(self) -> tuple[int, ...]:
         return self.operands[0].shape
 
-    @cached_property
+    @property
     def identity(self) -> str:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         content = {
             "method": self.method_name,
             "operands": [operand.identity for operand in self.operands],
@@ -122,8 +126,12 @@ class Adapted:
     def shape(self) -> tuple[int, ...]:
         return self.weight.shape
 
-    @cached_property
+    @property
     def identity(self) -> str:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         return _digest([self.weight.identity, self.deltas.identity_of(self.key)])
 
     def windows(self, bounds: Iterable[Rows], buffers: Buffers) -> Iterator[Tensor]:

@@ -28,6 +28,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SPARE = 64 * 2**20  # bytes of a disk that are left free
 _LARGE = 2**26  # numbers from which on a tensor is made while no other large one is
 _TICK = 0.1  # seconds between two reports
+_FLUSH = 0.2  # seconds after which what is written by then is sent to the disk, so that little waits for the end
 
 Chunks = Callable[[str], Iterator[Tensor]]
 
@@ -111,9 +112,10 @@ class _Writing:
         for name in self.places:
             waiting.put(name)
         self._done = [0] * workers
-        with ThreadPoolExecutor(workers, thread_name_prefix="writes a model") as pool:
+        with ThreadPoolExecutor(workers + 1, thread_name_prefix="writes a model") as pool:
             try:
                 jobs = self._begin(pool, workers, waiting)
+                flushing = pool.submit(self._flush)
                 pending = set(jobs)
                 while pending and not any(job.done() and job.exception() for job in jobs):
                     _, pending = wait(jobs, timeout=_TICK, return_when=FIRST_EXCEPTION)
@@ -122,7 +124,7 @@ class _Writing:
                     on_progress(sum(self._done))
             finally:
                 self._is_over.set()
-        for job in jobs:
+        for job in (*jobs, flushing):
             job.result()
 
     def _begin(self, pool: ThreadPoolExecutor, workers: int, waiting: queue.SimpleQueue[str]) -> list[Future[None]]:
@@ -150,6 +152,10 @@ class _Writing:
                 return
             with self._large if self.specs[name].num_elements >= _LARGE else nullcontext():
                 self._write(name, number)
+
+    def _flush(self) -> None:
+        while not self._is_over.wait(_FLUSH):
+            os.fsync(self.descriptor)
 
     def _write(self, name: str, number: int) -> None:
         begin = position = self.places[name]
