@@ -10,8 +10,10 @@ from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.families import builtin as families
 from backend.families.family import Family
+from backend.merging import normalisation
 from backend.merging.catalog import MergeCatalog, Normalisation
 from backend.merging.rule import Rule
+from backend.merging.rules import builtin as rules
 from backend.registry import Registry
 from backend.text import emphasis
 from backend.text.emphasis import EmphasisMode
@@ -37,8 +39,8 @@ class Catalog:
             emphasis_modes=Registry("emphasis mode", emphasis.BUILTIN),
             noise_sources=Registry("noise source", noise.BUILTIN),
             families=Registry("model family", families.BUILTIN),
-            rules=Registry("merge rule"),
-            normalisations=Registry("normalisation"),
+            rules=Registry("merge rule", rules.BUILTIN),
+            normalisations=Registry("normalisation", normalisation.BUILTIN),
         )
 
     @property

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.catalog import Catalog
-from backend.engine.components import choose_text_encoders, choose_vae
+from backend.engine.components import (
+    ChosenEncoders,
+    choose_text_encoders,
+    choose_vae,
+    encoders_for_refiner,
+    find_components,
+)
 from backend.engine.fit import FitReport, fit_report
 from backend.engine.generation_jobs import GenerationJobs
 from backend.engine.idle import IdleUnloader
@@ -31,18 +37,21 @@ from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
 from backend.engine.publisher import Observer, Publisher
+from backend.engine.recipe_history import RecipeHistory
 from backend.engine.recipe_summary import summary
 from backend.engine.runner import JobRunner
 from backend.engine.settings import Settings
+from backend.engine.stored_recipes import StoredRecipes
 from backend.errors import RequestError
 from backend.events import JobCancelled, JobQueued
 from backend.families.family import Description, Model
 from backend.memory.device import DeviceFacts
 from backend.memory.peak_watch import StagePeak
 from backend.memory.residency import Held
+from backend.merging.made_model import MadeModel
 from backend.pipeline.metadata import request_of
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
-from backend.recipe import Recipe
+from backend.recipe import CheckpointInput, FileRef, Recipe
 from backend.request import RANDOM_SEED, GenerationRequest
 from backend.text.chunks import compile_chunks
 from backend.text.clip_tokenizer import ClipTokenizer
@@ -110,6 +119,8 @@ class Engine:
             library, self._models, machine, Outputs(settings.output_dir), self.plan, lambda: self.preferences,
             self._runner.save_image,
         )  # fmt: skip
+        self.recipes = StoredRecipes(library, settings.recipe_dirs[0])
+        self.history = RecipeHistory(settings.data_dir / "recipe-history.jsonl")
         self._merge_jobs = MergeJobs(library, self._made, settings.checkpoint_dirs[0], library.refresh)
         self._lora_jobs = LoraJobs(library, self._made, settings.lora_dirs[0], library.refresh)
         self._idle = IdleUnloader(
@@ -153,15 +164,22 @@ class Engine:
         """Queue a request and return the job's id.
 
         Everything that can be refused is refused here: RequestError, UnknownName, FileError, UnsupportedMerge, and
-        OutputError when the journal cannot be written or a file of that name exists.
+        OutputError when the journal cannot be written.
         """
         if self._jobs.num_queued() >= MAX_QUEUED:
             raise RequestError("queue", f"{MAX_QUEUED} jobs are waiting; cancel some, or wait")
-        view = JobView(id=secrets.token_hex(8), state=JobState.QUEUED, request=self._checked(request))
+        view = JobView(
+            id=secrets.token_hex(8),
+            state=JobState.QUEUED,
+            request=self._checked(request),
+            notices=self._notices(request),
+        )
         self._journal.add(view)
         with self._jobs.held():  # so that the worker cannot start it before its queuing is told
             self._jobs.add(view)
             self._publisher.publish(JobQueued(job_id=view.id))
+        if isinstance(view.request, GenerationRequest | MergeRequest) and view.request.recipe is not None:
+            self.history.add(view.request.recipe)
         return view.id
 
     def cancel(self, job_id: str) -> None:
@@ -243,6 +261,17 @@ class Engine:
         """
         return self._made.make(recipe)
 
+    def made_checkpoint(self, name: str) -> MadeModel:
+        """A checkpoint as merging sees it: in the single-file layout of its family. Raises as `make` does."""
+        return self.make(Recipe(root=CheckpointInput(file=FileRef(name=name)))).model
+
+    def save_recipe(self, name: str, recipe: Recipe) -> CheckpointEntry:
+        """Keep a recipe under a name, which can be chosen like a checkpoint. Raises as `make` does, and OutputError."""
+        made = self.make(recipe)
+        entry = self.recipes.save(name, made.recipe)
+        self.history.add(made.recipe)
+        return entry
+
     def count_tokens(self, text: str) -> TokenCount:
         """How long a prompt is for CLIP."""
         compiled = compile_chunks(parse_emphasis(text), ClipTokenizer.load())
@@ -255,11 +284,14 @@ class Engine:
         # A request that names a checkpoint but no VAE gets the checkpoint's own, so that it is complete by itself.
         vae = request.vae or (preferences.vae if request.checkpoint is None and request.recipe is None else None)
         description = self._models.describe(entry).description
+        encoders = choose_text_encoders(request.text_encoders, entry, description, self.library)
+        model = self._complete(entry, description, vae, request, encoders)
         return resolve(
             request,
-            model=self._complete(entry, description, vae, request),
-            refiner=self._refiner(request),
+            model=model,
+            refiner=self._refiner(request, model),
             description=description,
+            notices=encoders.notices,
             choices=Choices(
                 samplers=self.catalog.samplers,
                 schedules=self.catalog.schedules,
@@ -291,7 +323,7 @@ class Engine:
         if request.seed == RANDOM_SEED:
             request = dataclasses.replace(request, seed=0)
         plan = self.plan(request)
-        models = [self._model(plan.model), *([self._model(plan.refiner.model)] if plan.refiner else [])]
+        models = [self._model(plan.model), *([self._model(plan.refiner.model, plan.model)] if plan.refiner else [])]
         return fit_report(plan, models, self._machine.residency.budget)
 
     def free_memory(self) -> None:
@@ -327,33 +359,52 @@ class Engine:
         return self.library.made_entry(recipe, request.checkpoint or recipe.name or summary(recipe))
 
     def _complete(
-        self, entry: CheckpointEntry, description: Description, vae: str | None, request: GenerationRequest
+        self,
+        entry: CheckpointEntry,
+        description: Description,
+        vae: str | None,
+        request: GenerationRequest,
+        encoders: ChosenEncoders,
     ) -> ModelName:
         """The checkpoint with the files that it is used with."""
         chosen = choose_vae(vae, entry, description, self.library)
-        encoders = choose_text_encoders(request.text_encoders, entry, description, self.library)
         return ModelName(
             checkpoint=entry.name,
             recipe=entry.recipe,
             vae=chosen.name if chosen else None,
             use_ema=request.use_ema,
-            text_encoders=tuple(encoder.name for encoder in encoders),
+            text_encoders=tuple(encoder.name for encoder in encoders.used),
+            unused_text_encoders=tuple(encoder.name for encoder in encoders.unused),
         )
 
-    def _model(self, name: ModelName) -> Model:
+    def _model(self, name: ModelName, base: ModelName | None = None) -> Model:
+        files = find_components(name, self.library)
         return self._models.open(
-            self.library.entry_of(name.checkpoint, name.recipe),
-            self.library.find_vae(name.vae) if name.vae else None,
-            [self.library.find_text_encoder(encoder) for encoder in name.text_encoders],
+            files.checkpoint,
+            files.vae,
+            files.text_encoders,
             use_ema=name.use_ema,
+            vae_of=None if base is None else self.library.entry_of(base.checkpoint, base.recipe),
         )
 
-    def _refiner(self, request: GenerationRequest) -> ModelName | None:
+    def _refiner(self, request: GenerationRequest, base: ModelName) -> ModelName | None:
+        """The second model. It decodes nothing, so what it lacks of an autoencoder is the first one's."""
         if request.refiner is None:
             return None
         entry = self.checkpoint(request.refiner)
-        self._models.describe(entry)  # refuses what cannot be used
-        return ModelName(checkpoint=entry.name)
+        description = self._models.describe(entry).description  # refuses what cannot be used
+        encoders = encoders_for_refiner(base, entry, description, self.library)
+        return ModelName(
+            checkpoint=entry.name,
+            vae=None if description.has_vae else base.vae,
+            text_encoders=tuple(encoder.name for encoder in encoders),
+        )
+
+    def _notices(self, request: JobRequest) -> tuple[str, ...]:
+        """What is to be told of a recipe as it came: the queued one has this library's names and hashes."""
+        if isinstance(request, GenerationRequest | MergeRequest) and request.recipe is not None:
+            return self.make(request.recipe).notices
+        return ()
 
     def _work(self, view: JobView, report: JobReport) -> None:
         match view.request:

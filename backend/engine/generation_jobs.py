@@ -7,9 +7,10 @@ import logging
 import time
 from collections.abc import Callable
 
+from backend.engine.components import find_components
 from backend.engine.job import JobView, SavedImage
 from backend.engine.job_report import JobReport
-from backend.engine.library import CheckpointEntry, Library
+from backend.engine.library import CheckpointEntry, Library, TextEncoderEntry, VaeEntry
 from backend.engine.models import Models
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences
@@ -62,18 +63,19 @@ class GenerationJobs:
         if plan.guidance_scale == 1 and plan.negative_prompt and not view.images:
             report.notice("The negative prompt has no effect at guidance scale 1.")
         report.stage("loading the model")
-        entry = library.entry_of(plan.model.checkpoint, plan.model.recipe)
-        for text in models.notices(entry):
+        files = find_components(plan.model, library)
+        entry, vae = files.checkpoint, files.vae
+        for text in (*plan.notices, *models.notices(entry)):
             report.notice(text)
-        vae = library.find_vae(plan.model.vae) if plan.model.vae else None
-        encoders = [library.find_text_encoder(name) for name in plan.model.text_encoders]
-        refiner = library.find_checkpoint(plan.refiner.model.checkpoint) if plan.refiner else None
+        refiner = find_components(plan.refiner.model, library) if plan.refiner else None
         images = generate(
             plan,
-            models.open(entry, vae, encoders, use_ema=plan.model.use_ema, reads_ahead=True),
+            models.open(entry, vae, files.text_encoders, use_ema=plan.model.use_ema, reads_ahead=True),
             report,
             report.is_cancelled,
-            refiner=models.open(refiner, reads_ahead=True) if refiner else None,
+            refiner=models.open(refiner.checkpoint, refiner.vae, refiner.text_encoders, vae_of=entry, reads_ahead=True)
+            if refiner
+            else None,
             encode_prompt=models.encode_prompt,
             first_image=len(view.images),
             preview_every=self._preferences().preview_every,
@@ -97,13 +99,18 @@ class GenerationJobs:
     def _explained(self, error: NumericalError, request: GenerationRequest) -> EmulsionError:
         """Whether damaged weights are to blame, which only reading all of them tells."""
         try:
-            model = self._plan(request).model
-            vae = self._library.find_vae(model.vae) if model.vae else None
-            entry = self._library.entry_of(model.checkpoint, model.recipe)
-            found = self._models.first_bad_weight(entry, vae)
+            found = self._models.first_bad_weight(self._files(self._plan(request)))
         except EmulsionError as problem:
             return problem.with_traceback(None)
         return NumericalError(f"{found}. Download the file again, or choose another.") if found else error
+
+    def _files(self, plan: GenerationPlan) -> list[CheckpointEntry | VaeEntry | TextEncoderEntry]:
+        """Everything that has weights in it."""
+        files: list[CheckpointEntry | VaeEntry | TextEncoderEntry] = []
+        for name in (plan.model, *([plan.refiner.model] if plan.refiner else [])):
+            found = find_components(name, self._library)
+            files += [found.checkpoint, *([found.vae] if found.vae else []), *found.text_encoders]
+        return files
 
     def _hashed(self, entry: CheckpointEntry, report: JobReport) -> CheckpointEntry | None:
         """The entry with its hash, of a recipe with those of its files; None when they are gone."""

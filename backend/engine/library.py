@@ -225,6 +225,7 @@ class Library:
             self._checkpoints = tuple(hashed if other.path == entry.path else other for other in self._checkpoints)
             if entry.path in self._seen:
                 self._seen[entry.path] = (*self._seen[entry.path][:2], hashed)
+        self._name_hashes_of_recipes()
         return hashed
 
     def hash_of(self, path: Path) -> str:
@@ -248,6 +249,14 @@ class Library:
                 listed = (*self._checkpoints, *done)
                 self._checkpoints = tuple(sorted(listed, key=lambda entry: entry.name.casefold()))
             waiting = [(name, path) for name, path in waiting if path not in {entry.path for entry in done}]
+
+    def _name_hashes_of_recipes(self) -> None:
+        """Files have been hashed: the hashes of listed recipes may be known by now."""
+        for entry in self.checkpoints():
+            if entry.recipe is not None and entry.sha256 is None and not entry.problem:
+                known = self.made_entry(entry.recipe, entry.name, entry.path)
+                with self._lock:
+                    self._checkpoints = tuple(known if other is entry else other for other in self._checkpoints)
 
     def _recipe_entry(self, name: str, path: Path) -> CheckpointEntry:
         try:

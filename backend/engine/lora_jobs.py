@@ -11,7 +11,7 @@ from backend.engine.job_report import JobReport
 from backend.engine.library import Library
 from backend.engine.lora_request import LoraExtraction, LoraMerge, LoraResize, LoraToolRequest
 from backend.engine.made_models import MadeModels
-from backend.errors import OutputError, RequestError
+from backend.errors import RequestError
 from backend.merging.lora_tools.extract_lora import Extraction, extract_lora
 from backend.merging.lora_tools.merge_loras import ModelKeys, WeightedLora, merge_loras, resize_lora
 from backend.merging.lora_tools.progress import Progress
@@ -30,7 +30,7 @@ class LoraJobs:
         self._changed = changed
 
     def check(self, request: LoraToolRequest) -> None:
-        """Refuse what cannot be done before it is queued. Raises UnknownName, FileError, RequestError, OutputError."""
+        """Refuse what cannot be done before it is queued. Raises UnknownName, FileError, RequestError."""
         match request:
             case LoraMerge():
                 for use in request.loras:
@@ -115,5 +115,5 @@ def _told(report: LoraToolReport) -> str:
     return f"{len(report.ranks)} layers, {rank}, relative error {report.relative_error:.2g}{left_out}."
 
 
-def _exists(path: Path) -> OutputError:
-    return OutputError(f"{path.name} exists already. Choose another name, or allow it to be replaced.")
+def _exists(path: Path) -> RequestError:
+    return RequestError("name", f"{path.name} exists already. Choose another name, or allow it to be replaced")

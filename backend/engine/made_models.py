@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from backend.engine.recipe_inputs import InputLibrary, find_inputs
+from backend.engine.recipe_inputs import InputLibrary, find_inputs, without_hashes
 from backend.merging.catalog import MergeCatalog
 from backend.merging.made_model import MadeModel
 from backend.merging.merged import make_model
-from backend.recipe import FileRef, Recipe, with_hashes
+from backend.recipe import FileRef, Recipe
 from backend.weights.source import WeightSource
 from backend.weights.weight_file import open_weights
 
@@ -49,8 +48,7 @@ class MadeModels:
             return sources[id(file)]
 
         files = " ".join(source.identity("") for source in sources.values())  # path, size and time of change
-        unknown = {file.name: "" for file in found.recipe.files()}
-        plain = dataclasses.replace(with_hashes(found.recipe, unknown), name="")
+        plain = without_hashes(found.recipe)
         with self._lock:
             if (plain, files) not in self._models:
                 self._models[plain, files] = make_model(found.recipe, opened, self._catalog)

@@ -10,7 +10,7 @@ from backend.engine.job_report import JobReport
 from backend.engine.library import Library
 from backend.engine.made_models import MadeModels
 from backend.engine.merge_request import MergeRequest
-from backend.errors import OutputError
+from backend.errors import OutputError, RequestError
 from backend.merging.metadata import merge_metadata
 from backend.merging.saving import save_model
 from backend.recipe import Recipe
@@ -26,7 +26,7 @@ class MergeJobs:
         self._changed = changed
 
     def check(self, request: MergeRequest) -> None:
-        """Refuse what cannot be done before it is queued. Raises as making the model does, and OutputError."""
+        """Refuse what cannot be done before it is queued. Raises as making the model does, and RequestError."""
         self._made.make(request.recipe)
         _refuse_existing(self._path(request), replace=request.replace)
 
@@ -72,5 +72,5 @@ def _refuse_existing(path: Path, *, replace: bool) -> None:
         raise _exists(path)
 
 
-def _exists(path: Path) -> OutputError:
-    return OutputError(f"{path.name} exists already. Choose another name, or allow it to be replaced.")
+def _exists(path: Path) -> RequestError:
+    return RequestError("name", f"{path.name} exists already. Choose another name, or allow it to be replaced")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from backend.diffusion.guidance import Conditioning
 from backend.engine.library import CheckpointEntry, TextEncoderEntry, VaeEntry
 from backend.engine.made_models import MadeModels
 from backend.errors import UnsupportedCheckpoint
+from backend.families.autoencoder_files import has_autoencoder
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
 from backend.memory.device import free_host_bytes
 from backend.registry import Registry
@@ -92,16 +93,20 @@ class Models:
         text_encoders: Sequence[TextEncoderEntry] = (),
         *,
         use_ema: bool = False,
+        vae_of: CheckpointEntry | None = None,
         reads_ahead: bool = False,
     ) -> Model:
         """A model; its weights are read when they are first used. Raises FileError.
 
+        vae_of: the checkpoint whose autoencoder completes one without its own, where there is no `vae`, either.
         reads_ahead: have the system begin to read the files.
         """
         opened = self._opened(entry)
         family, checkpoint = opened.family, opened.source
         assert family.load is not None
         external = open_weights(vae.path) if vae else None
+        if external is None and vae_of is not None and not has_autoencoder(checkpoint):
+            external = self._opened(vae_of).source
         encoders = {encoder.kind: open_weights(encoder.path) for encoder in text_encoders}
         # The identity of any tensor is that of its file: path, size and time of change.
         others = (external, *encoders.values())
@@ -124,9 +129,12 @@ class Models:
             read_ahead(paths, free_host_bytes() // 2)
         return model
 
-    def first_bad_weight(self, entry: CheckpointEntry, vae: VaeEntry | None) -> str:
-        """ "model.safetensors holds no numbers in <tensor>", or "" when all weights are finite. Reads everything."""
-        for path in (*self._opened(entry).paths, *([vae.path] if vae else [])):
+    def first_bad_weight(self, entries: Iterable[CheckpointEntry | VaeEntry | TextEncoderEntry]) -> str:
+        """ "model.safetensors holds no numbers in <tensor>", or "" when all weights are finite. Reads everything.
+
+        Raises FileError.
+        """
+        for path in dict.fromkeys(path for entry in entries for path in self._paths(entry)):
             key = first_bad_tensor(open_weights(path))
             if key is not None:
                 return f'{path.name} holds values that are not numbers, first in "{key}"'
@@ -153,6 +161,9 @@ class Models:
     def notices(self, entry: CheckpointEntry) -> tuple[str, ...]:
         """What its user should know of how it is made."""
         return () if entry.recipe is None else self._made.make(entry.recipe).notices
+
+    def _paths(self, entry: CheckpointEntry | VaeEntry | TextEncoderEntry) -> tuple[Path, ...]:
+        return self._opened(entry).paths if isinstance(entry, CheckpointEntry) else (entry.path,)
 
     def _opened(self, entry: CheckpointEntry) -> _Opened:
         if entry.recipe is not None:

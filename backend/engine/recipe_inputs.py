@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from backend.errors import RequestError, UnknownName
-from backend.recipe import CheckpointInput, FileRef, Merge, Node, Recipe, WithAdapters, WithVae, recipe_from
+from backend.recipe import (
+    CheckpointInput,
+    FileRef,
+    Merge,
+    Node,
+    Recipe,
+    WithAdapters,
+    WithVae,
+    recipe_from,
+    with_hashes,
+)
 
 
 class Entry(Protocol):
@@ -67,6 +77,11 @@ def find_inputs(recipe: Recipe, library: InputLibrary) -> FoundRecipe:
     recipe_from(found.to_mapping())  # refuses what has become too deep
     paths = tuple(finder.paths[id(file)] for file in found.files())
     return FoundRecipe(recipe=found, paths=paths, notices=tuple(dict.fromkeys(finder.notices)))
+
+
+def without_hashes(recipe: Recipe) -> Recipe:
+    """Equal for recipes that differ in what is known of their files, and in their names, alone."""
+    return dataclasses.replace(with_hashes(recipe, {file.name: "" for file in recipe.files()}), name="")
 
 
 class _Finder:

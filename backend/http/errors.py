@@ -61,7 +61,7 @@ def status_of(kind: type[EmulsionError]) -> int:
         return 501
     if issubclass(kind, errors.DiskFull):
         return 507
-    return 422 if issubclass(kind, (RequestError, UnknownName, errors.FileError)) else 500
+    return 422 if issubclass(kind, (RequestError, UnknownName, errors.FileError, errors.UnsupportedMerge)) else 500
 
 
 def failed_job_answer(kind: str, message: str) -> JSONResponse:

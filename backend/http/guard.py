@@ -141,7 +141,7 @@ def _welcome_origin(scope: Scope, headers: Headers, security: Security) -> str |
 def _for_guest(origin: str) -> dict[str, str]:
     return {
         "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Methods": "GET, POST, DELETE",
+        "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
         "Access-Control-Allow-Headers": "Authorization, Content-Type",
         "Vary": "Origin",
     }

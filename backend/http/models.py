@@ -68,4 +68,5 @@ def _checkpoint_json(entry: CheckpointEntry) -> dict[str, Any]:
         "problem": entry.problem,
         "size": entry.size,
         "sha256": entry.sha256,
+        "is_recipe": entry.recipe is not None,
     }

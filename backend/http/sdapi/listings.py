@@ -37,7 +37,7 @@ def listings_router(engine: Engine) -> APIRouter:
                 "model_name": entry.name,
                 "hash": entry.sha256[:SHORT] if entry.sha256 else None,
                 "sha256": entry.sha256,
-                "filename": entry.path.name,
+                "filename": entry.path.name if entry.recipe is None else entry.name,
                 "config": None,
             }
             for entry in engine.library.checkpoints()
