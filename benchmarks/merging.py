@@ -15,6 +15,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from backend.merging.rules import builtin as rules
 from backend.merging.saving import save_model
 from backend.recipe import CheckpointInput, FileRef, Merge, Override, Recipe, Weights
 from backend.registry import Registry
+from backend.weights.source import WeightSource
 from backend.weights.weight_file import open_weights
 from benchmarks.checkpoint import SHAPES, random_checkpoint
 from benchmarks.watched_process import run_watched
@@ -47,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.child:
         rule, *paths = arguments.child
-        print(json.dumps(_merge(rule, arguments.model, arguments.work, *map(Path, paths))))
+        print(json.dumps(_merge(rule, arguments.work, *map(Path, paths))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
@@ -87,43 +89,44 @@ def _warm(files: list[Path]) -> None:
                 pass
 
 
-def _merge(rule: str, model: str, folder: Path, first: Path, second: Path) -> dict[str, float]:
+def _merge(rule: str, folder: Path, first: Path, second: Path) -> dict[str, float]:
     """What a child process measures."""
     waited = _timed_fsync()
     began = time.monotonic()
-    made = _made(rule, first, second, Weights(base=0.3))
+    files = {str(path): open_weights(path) for path in (first, second)}
+    made = _made(rule, files, Weights(base=0.3))
     composed = time.monotonic()
-    recipe = Recipe(root=_root(rule, first, second, Weights(base=0.3)))
+    recipe = Recipe(root=_root(rule, files, Weights(base=0.3)))
     save_model(made, folder / "merged.safetensors", metadata=merge_metadata(recipe, made, {}), replace=True)
     ended = time.monotonic()
     (folder / "merged.safetensors").unlink()
-    changed = {f"block {block}": _block_change(rule, made, first, second, block) for block in ("M00", "IN01")}
+    changed = {f"block {block}": _block_change(rule, made, files, block) for block in ("M00", "IN01")}
     return {"seconds": ended - began, "composing": composed - began, "fsync": sum(waited), **changed}
 
 
-def _block_change(rule: str, before: MadeModel, first: Path, second: Path, block: str) -> float:
+def _block_change(rule: str, before: MadeModel, files: Mapping[str, WeightSource], block: str) -> float:
     """Seconds to compose the model with another value of one block, and to compute what that changes."""
     began = time.monotonic()
     weights = Weights(base=0.3, overrides=(Override(value=0.6, blocks=(block,)),))
-    source = _made(rule, first, second, weights).source
+    source = _made(rule, files, weights).source
     for key in source.keys():
         if source.identity(key) != before.source.identity(key):
             source.read(key)
     return time.monotonic() - began
 
 
-def _made(rule: str, first: Path, second: Path, weights: Weights) -> MadeModel:
+def _made(rule: str, files: Mapping[str, WeightSource], weights: Weights) -> MadeModel:
     catalog = MergeCatalog(
         rules=Registry("merge rule", rules.BUILTIN),
         normalisations=Registry("normalisation", normalisation.BUILTIN),
         families=Registry("model family", FAMILIES),
     )
-    recipe = Recipe(root=_root(rule, first, second, weights))
-    return make_model(recipe, lambda file: open_weights(Path(file.name)), catalog)
+    recipe = Recipe(root=_root(rule, files, weights))
+    return make_model(recipe, lambda file: files[file.name], catalog)
 
 
-def _root(rule: str, first: Path, second: Path, weights: Weights) -> Merge:
-    models = tuple(CheckpointInput(file=FileRef(name=str(path))) for path in (first, second))
+def _root(rule: str, files: Mapping[str, WeightSource], weights: Weights) -> Merge:
+    models = tuple(CheckpointInput(file=FileRef(name=name)) for name in files)
     return Merge(rule=rule, models=models, parameters=(("alpha", weights),))
 
 

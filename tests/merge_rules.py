@@ -11,17 +11,11 @@ from backend.families.builtin import BUILTIN as FAMILIES
 from backend.merging.catalog import MergeCatalog
 from backend.merging.made_model import MadeModel
 from backend.merging.merged import make_model
+from backend.merging.normalisation import BUILTIN as NORMALISATIONS
 from backend.merging.rule import MergeFunction, Operands, Parameter, Rule, Settings, Survey
 from backend.recipe import CheckpointInput, FileRef, Merge, Node, Recipe, StoredDtype, Weights
 from backend.registry import Registry
 from backend.weights.weight_file import open_weights
-
-
-class Unchanged:
-    name, label, aliases = "none", "None", ()
-
-    def around(self, merge: MergeFunction) -> MergeFunction:
-        return merge
 
 
 def _alpha(_: int) -> tuple[Parameter, ...]:
@@ -76,7 +70,7 @@ RULES = (
 )
 CATALOG = MergeCatalog(
     rules=Registry("merge rule", RULES),
-    normalisations=Registry("normalisation", (Unchanged(),)),
+    normalisations=Registry("normalisation", NORMALISATIONS),
     families=Registry("model family", FAMILIES),
 )
 

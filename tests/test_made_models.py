@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from backend.errors import BadCheckpoint, NumericalError, RequestError, UnsupportedMerge
+from backend.merging.merged import make_model
+from backend.merging.rules.builtin import BUILTIN
 from backend.nn.unet import UNet
-from backend.recipe import AdapterUse, FileRef, Override, StoredDtype, Weights, WithAdapters, WithVae
+from backend.recipe import AdapterUse, FileRef, Merge, Override, Recipe, StoredDtype, Weights, WithAdapters, WithVae
+from backend.registry import Registry
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
-from tests.merge_rules import checkpoint, made, merge
+from tests.merge_rules import CATALOG, checkpoint, made, merge, opened
 from tests.tiny_checkpoint import METADATA, UNET, tiny_tensors, write_tiny_checkpoint
 
 UNET_KEY = "model.diffusion_model.middle_block.0.in_layers.2.weight"
@@ -35,6 +38,14 @@ def write(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def triple(tensors, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for number, part in enumerate(tensors):
+        write_safetensors(folder / f"{number}.safetensors", part, METADATA)
+    return [folder / f"{number}.safetensors" for number in range(3)]
 
 
 @pytest.fixture
@@ -347,3 +358,26 @@ def test_a_recipe_that_gives_a_rule_what_it_does_not_take_is_refused(pair):
     root = replace(merge("lerp", *pair), parameters=(("beta", Weights(base=1.0)),))
     with pytest.raises(RequestError, match="no such number"):
         made(root)
+
+
+def test_a_slider_that_is_moved_needs_no_other_survey(pair):
+    def identities(value):
+        weights = Weights(base=0.5, overrides=(Override(value=value, blocks=("M00",)),))
+        source = made(merge("largest", *pair, alpha=weights)).source
+        return {key: source.identity(key) for key in source.keys()}
+
+    before, after = identities(0.0), identities(0.4)
+    assert all(before[key] == after[key] for key in before if not key.startswith("model.diffusion_model.middle_block."))
+
+
+@pytest.mark.parametrize("rule", BUILTIN, ids=lambda rule: rule.name)
+@pytest.mark.parametrize("normalisation", ["none", "layer_norm"])
+def test_every_rule_gives_numbers_for_a_model(triple, rule, normalisation):
+    models = tuple(checkpoint(triple[number % 3]) for number in range(max(1, len(rule.roles))))
+    catalog = replace(CATALOG, rules=Registry("merge rule", BUILTIN))
+    recipe = Recipe(root=Merge(rule=rule.name, models=models, normalisation=normalisation), dtype=StoredDtype.FLOAT32)
+    source = make_model(recipe, opened, catalog).source
+    for key in (UNET_KEY, FIRST, "model.diffusion_model.out.0.weight", f"{TEXT}final_layer_norm.bias"):
+        found = source.read(key)
+        assert found.shape == source.spec(key).shape
+        assert bool(found.isfinite().all())

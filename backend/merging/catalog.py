@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from backend.families.family import Family
-from backend.merging.rule import MergeFunction, Rule
-from backend.registry import Named, Registry
-
-
-class Normalisation(Named, Protocol):
-    def around(self, merge: MergeFunction) -> MergeFunction: ...
+from backend.merging.normalisation import Normalisation
+from backend.merging.rule import Rule
+from backend.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,11 +85,8 @@ class SharedSurvey:
 
     @cached_property
     def identity(self) -> str:
-        """Of all that it depends on."""
-        weights = [
-            (weight.key, [operand.identity for operand in weight.operands], sorted(weight.values.items()))
-            for weight in self.weights
-        ]
+        """Of all that it depends on: the models, and none of the rule's numbers."""
+        weights = [(weight.key, [operand.identity for operand in weight.operands]) for weight in self.weights]
         return _digest([self.rule.name, weights])
 
     def statistics(self, *, on_weight: Callable[[Combined], None] = lambda _: None) -> Mapping[str, float]:
@@ -107,8 +104,8 @@ class SharedSurvey:
         buffers = Buffers()
         for weight in self.weights:
             on_weight(weight)
-            numbers = survey.measure(Aligned(weight.key, weight.operands, buffers), weight.settings({}))
-            if not torch.tensor(list(numbers), dtype=torch.float64).isfinite().all():
+            numbers = survey.measure(Aligned(weight.key, weight.operands, buffers), Settings(values={}))
+            if not torch.tensor(numbers, dtype=torch.float64).isfinite().all():
                 refuse_not_finite(weight.key, weight)
             measured.append(numbers)
         return survey.combine(measured)

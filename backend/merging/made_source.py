@@ -143,7 +143,7 @@ class MadeSource:
         most = torch.finfo(slot.dtype).max
         with self._buffers.lent() as buffer:
             for piece in self._exact(slot.weight):
-                exact = piece.view(-1)
+                exact = piece.reshape(-1)
                 square = float(torch.dot(exact, exact))  # NaN or infinity in any number is one here, too
                 if not square < most * most and not bool((exact.abs() <= most).all()):
                     self._refuse(key, exact)

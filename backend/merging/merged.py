@@ -180,7 +180,7 @@ class _Maker:
                 survey=survey,
             )
             weight = _result(models, partners, combined, rule.same_as(values))
-            if survey is not None and weight is not models[0].slots[key].weight:
+            if survey is not None:
                 survey.weights.append(combined)
             slots[key] = Slot(weight=weight, dtype=partners.slot.dtype)
         if survey is not None:

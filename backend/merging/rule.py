@@ -75,7 +75,9 @@ class Parameter:
 class Survey:
     """What a rule must know of whole models before it begins.
 
-    measure: numbers of one weight. combine: what they come to, by the names that the rule finds in its settings.
+    measure: numbers of one weight; the settings hold none of the rule's own numbers, so that a slider that is moved
+    does not make it necessary to measure all models again.
+    combine: what they come to, by the names that the rule finds in its settings.
     """
 
     measure: Callable[[Operands, Settings], Sequence[float]]
