@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -10,19 +11,23 @@ import subprocess
 import sys
 import textwrap
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from backend.errors import BadCheckpoint, Cancelled, DiskFull, OutputError
+from backend.merging.merged import make_model
 from backend.merging.metadata import merge_metadata, recipe_in
+from backend.merging.rules.builtin import BUILTIN
 from backend.merging.saving import save_model
-from backend.recipe import FileRef, Override, Recipe, Weights, with_hashes
+from backend.recipe import FileRef, Merge, Override, Recipe, Weights, with_hashes
+from backend.registry import Registry
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
 from backend.weights.source import TensorSpec
 from backend.weights.streamed_writing import stream_safetensors
-from tests.merge_rules import made, merge
+from tests.merge_rules import CATALOG, made, merge, opened
 from tests.tiny_checkpoint import tiny_tensors, write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +86,30 @@ def test_a_full_disk_is_told_before_anything_is_computed(pair, tmp_path, monkeyp
         stream_safetensors(tmp_path / "out", {"x": TensorSpec((4,), torch.uint8)}, chunks, metadata={})
     assert not asked
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "pwrite"), reason="this system writes otherwise")
+def test_a_disk_that_becomes_full_on_the_way_leaves_no_file(pair, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(DiskFull, match="is full"):
+        save_model(made(merge("lerp", *pair)), tmp_path / "out", metadata={})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rule", ["slerp", "dare", "ties", "rotate"])
+def test_rules_that_sum_and_draw_give_the_same_bytes_whatever_the_threads(pair, tmp_path, rule):
+    recipe = Recipe(root=Merge(rule=rule, models=merge(rule, *pair, pair[0]).models[: len(_roles(rule))], seed=5))
+    catalog = replace(CATALOG, rules=Registry("merge rule", BUILTIN))
+    for number, workers in enumerate((1, 3)):
+        save_model(make_model(recipe, opened, catalog), tmp_path / f"{number}", metadata={}, workers=workers)
+    assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+
+
+def _roles(rule: str) -> tuple[str, ...]:
+    return next(found.roles for found in BUILTIN if found.name == rule)
 
 
 def test_files_are_replaced_only_when_that_is_wanted_and_inputs_never(pair, tmp_path):
