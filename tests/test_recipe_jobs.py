@@ -24,6 +24,7 @@ from backend.weights.hashing import sha256_of
 from backend.weights.safetensors_file import open_safetensors
 from tests.merging_engine import TIMEOUT, half_of, merging_engine, picture_request, run
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from ui.restore import recipe_of_file, restore
 
 
 @pytest.fixture
@@ -100,6 +101,19 @@ def test_a_recipe_finds_a_file_by_what_is_in_it(engine: Engine, tmp_path: Path) 
     assert pixels(run(engine, picture_request(recipe=recipe))) == pixels(view)
 
 
+def test_a_dropped_picture_restores_the_recipe(engine: Engine) -> None:
+    view = run(engine, picture_request(recipe=half_of(name="between")))
+    restored = restore(engine, view.images[0].infotext)
+    assert restored.notices == []
+    recipe = restored.values["recipe"]
+    assert recipe.name == "between"
+    assert "checkpoint" not in restored.values
+    assert pixels(run(engine, picture_request(recipe=recipe))) == pixels(view)
+    engine.save_recipe("kept", recipe)
+    restored = restore(engine, view.images[0].infotext)
+    assert (restored.values["checkpoint"], restored.values["recipe"]) == ("kept", None)
+
+
 def test_another_file_under_a_recipe_s_name_is_told(engine: Engine, tmp_path: Path) -> None:
     recipe = request_from_infotext(
         read_infotext(run(engine, picture_request(recipe=half_of())).images[0].infotext)
@@ -157,8 +171,11 @@ def test_a_merge_is_saved_and_can_be_used(engine: Engine, tmp_path: Path) -> Non
     assert pixels(run(engine, picture_request(checkpoint="mixes/saved"))) == pixels(
         run(engine, picture_request(recipe=recipe))
     )
-    metadata = open_safetensors(tmp_path / "models" / "checkpoints" / "mixes" / "saved.safetensors").metadata
-    assert "sd_merge_recipe" in metadata
+    path = tmp_path / "models" / "checkpoints" / "mixes" / "saved.safetensors"
+    assert "sd_merge_recipe" in open_safetensors(path).metadata
+    found = recipe_of_file(path)
+    assert found is not None
+    assert found.root == engine.make(recipe).recipe.root
     with pytest.raises(RequestError, match="exists"):
         engine.submit(MergeRequest(recipe=recipe, name="mixes/saved"))
     assert run(engine, MergeRequest(recipe=half_of(alpha=0.1), name="mixes/saved", replace=True)).error == ""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from backend.diffusion.names import split_sampler_name
 from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.engine import Engine
-from backend.errors import UnknownName
+from backend.engine.recipe_inputs import without_hashes
+from backend.errors import EmulsionError, UnknownName
+from backend.merging.metadata import recipe_in
 from backend.pipeline.infotext import read_infotext, request_from_infotext
+from backend.recipe import Recipe
+from backend.weights.weight_file import open_weights
 
 # What a text leaves out when it was not used: left standing in the form it would change the picture.
-_OFF = {"refiner": None, "refiner_switch_timestep": None, "guidance_rescale": 0, "shift": None}
+_OFF = {"recipe": None, "refiner": None, "refiner_switch_timestep": None, "guidance_rescale": 0, "shift": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,10 @@ def restore(engine: Engine, text: str) -> Restored:
     infotext = read_infotext(text)
     fields, notices = request_from_infotext(infotext)
     values: dict[str, Any] = dict(_OFF) if infotext.parameters else {}
+    recipe = fields.pop("recipe", None)
+    if recipe is not None:
+        name = fields.pop("checkpoint", "")
+        values.update(_made(engine, recipe, name, notices))
     for name, value in fields.items():
         try:
             values.update(_found(engine, name, value))
@@ -38,6 +48,29 @@ def restore(engine: Engine, text: str) -> Restored:
     if values.get("schedule") == AUTOMATIC:
         values["schedule"] = ""
     return Restored(values=values, notices=notices)
+
+
+def recipe_of_file(path: Path) -> Recipe | None:
+    """The recipe that a merged checkpoint was made by, from its header; None for one that was not.
+
+    Raises FileError, and RequestError for a recipe that cannot be read.
+    """
+    return recipe_in(open_weights(path).metadata)
+
+
+def _made(engine: Engine, recipe: Recipe, name: str, notices: list[str]) -> dict[str, Any]:
+    """The stored recipe that makes the same model, or the recipe itself."""
+    try:
+        made = engine.make(recipe)
+    except EmulsionError as error:
+        notices.append(f"The recipe of {name or 'the model'} was not restored. {error}")
+        return {}
+    notices.extend(made.notices)
+    same = without_hashes(made.recipe)
+    for entry in engine.recipes.entries():
+        if entry.recipe is not None and without_hashes(entry.recipe) == same:
+            return {"checkpoint": entry.name, "recipe": None}
+    return {"recipe": dataclasses.replace(made.recipe, name=recipe.name or name)}
 
 
 def _found(engine: Engine, name: str, value: Any) -> dict[str, Any]:

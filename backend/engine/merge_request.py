@@ -26,8 +26,6 @@ class MergeRequest:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", checked_name("name", self.name))
-        if not isinstance(self.replace, bool):
-            raise RequestError("replace", f"must be true or false, not {self.replace!r:.60}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> MergeRequest:
@@ -36,9 +34,10 @@ class MergeRequest:
             raise RequestError(unknown[0], "is not known here. Known: recipe, name, replace")
         if "recipe" not in values:
             raise RequestError("recipe", "is missing")
-        return cls(
-            recipe=recipe_from(values["recipe"]), name=values.get("name", ""), replace=values.get("replace", False)
-        )
+        replace: object = values.get("replace", False)
+        if not isinstance(replace, bool):
+            raise RequestError("replace", f"must be true or false, not {replace!r:.60}")
+        return cls(recipe=recipe_from(values["recipe"]), name=values.get("name", ""), replace=replace)
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON values; `from_mapping` gives the same request back."""

@@ -10,7 +10,9 @@ from starlette.exceptions import HTTPException
 
 from backend.engine.engine import Engine
 from backend.engine.library import CheckpointEntry
-from backend.errors import UnknownName
+from backend.engine.models import ModelFacts
+from backend.errors import RequestError, UnknownName
+from backend.merging.metadata import recipe_in
 
 
 def models_router(engine: Engine) -> APIRouter:
@@ -34,6 +36,7 @@ def models_router(engine: Engine) -> APIRouter:
             "modelspec_title": facts.title,
             "usage_hint": facts.usage_hint,
             "licence": facts.licence,
+            "recipe": _recipe_json(entry, facts),
             **dataclasses.asdict(facts.description),
         }
 
@@ -58,6 +61,15 @@ def models_router(engine: Engine) -> APIRouter:
         }
 
     return router
+
+
+def _recipe_json(entry: CheckpointEntry, facts: ModelFacts) -> dict[str, Any] | None:
+    """What makes the model, or what its file says that it was made by."""
+    try:
+        recipe = entry.recipe or recipe_in(facts.metadata)
+    except RequestError:  # of a newer version, or damaged
+        return None
+    return None if recipe is None else recipe.to_mapping()
 
 
 def _checkpoint_json(entry: CheckpointEntry) -> dict[str, Any]:
