@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     match values.command:
         case "generate":
             from backend.commands.generate import run
+        case "merge":
+            from backend.commands.merge import run
         case "info":
             from backend.commands.info import run
         case "convert":

@@ -6,13 +6,18 @@ import argparse
 from pathlib import Path
 
 from backend.commands.flags import OneLineParser, add_device_flags, add_extension_flags, add_model_flags
+from backend.recipe import StoredDtype
 from backend.request import DEFAULT_REFINER_SWITCH
+
+_DTYPES = [dtype.value for dtype in StoredDtype]
+_READINGS = ["own", "supermerger", "sd-mecha", "sdnext"]  # of merging/base_reading.py, which needs torch
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="./launch.sh", description="Commands of Emulsion.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
     _add_generate(commands.add_parser("generate", help="make pictures without the page", allow_abbrev=False))
+    _add_merge(commands.add_parser("merge", help="make a model of others", allow_abbrev=False))
     _add_info(commands.add_parser("info", help="tell what a model file is", allow_abbrev=False))
     _add_convert(commands.add_parser("convert", help="turn an old pickle file into safetensors", allow_abbrev=False))
     _add_doctor(commands.add_parser("doctor", help="check this installation", allow_abbrev=False))
@@ -74,6 +79,47 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     add_device_flags(parser)
     add_extension_flags(parser)
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make a model of others and write it as a checkpoint, with little of it in memory at any time. "
+        "docs/merging.md explains rules, blocks and recipes."
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="models, by path or name, in the order of the rule")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="safetensors file to write")
+    parser.add_argument("--force", action="store_true", help="write over a file that exists")
+    parser.add_argument("--dry-run", action="store_true", help="tell what would be merged, and write nothing")
+    parser.add_argument("--json", action="store_true", help="tell the result as JSON")
+    parser.add_argument("--list-rules", action="store_true", help="print the rules and their formulas")
+    group = parser.add_argument_group("recipe")
+    group.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe (JSON) in place of models and options")
+    group.add_argument("--save-recipe", type=Path, metavar="FILE", help="write the recipe as JSON")
+    group.add_argument("--rule", metavar="NAME", help="how models are combined (lerp)")
+    group.add_argument("--alpha", type=float, metavar="X", help="the rule's main number")
+    group.add_argument(
+        "--blocks", metavar="TEXT", help='alpha by block: "IN00=0.2,M00=0.8,OUT=0.3", 26 or 20 numbers, or a preset'
+    )
+    group.add_argument(
+        "--blocks-of", choices=_READINGS, default=_READINGS[0], metavar="PROGRAM",
+        help=f"whose idea of BASE a list of numbers follows: {', '.join(_READINGS)}",
+    )  # fmt: skip
+    group.add_argument(
+        "-p", "--parameter", dest="parameters", action="append", default=[], metavar="NAME=TEXT",
+        help='another number of the rule, or by block: beta=0.3, density="BASE=0.5,IN=0.2"; several times for several',
+    )  # fmt: skip
+    group.add_argument("--normalisation", default="none", metavar="NAME", help="one scale for all models before (none)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of rules that draw (0)")
+    group.add_argument("--vae", metavar="FILE", help="autoencoder that the result gets, by path or name")
+    group.add_argument(
+        "--lora", dest="loras", action="append", default=[], metavar="FILE[:STRENGTH[:TEXT STRENGTH]]",
+        help="LoRA that is added to the result, by path or name; several times for several",
+    )  # fmt: skip
+    group.add_argument("--ema", action="store_true", help="the averaged (EMA) weights of models that hold both kinds")
+    group.add_argument(
+        "--dtype", choices=_DTYPES, metavar="TYPE", help=f"what numbers are stored as: {', '.join(_DTYPES)}"
+    )
+    add_model_flags(parser)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:

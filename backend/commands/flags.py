@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import os
 import re
@@ -62,6 +63,19 @@ def read_flags(arguments: Sequence[str], *, root: Path, environment: Mapping[str
 
 def read_settings(values: argparse.Namespace, root: Path) -> Settings:
     """Settings of flags that `add_model_flags` and `add_device_flags` describe. Raises RequestError."""
+    return dataclasses.replace(
+        read_folders(values, root),
+        force_cpu=values.cpu or "all" in values.use_cpu,
+        full_precision=values.full_precision or values.precision == "full",
+        low_memory=values.low_memory,
+        memory_budget=values.memory_budget,
+        idle_unload_minutes=values.idle_unload,
+        compile_networks=values.compile or None,
+    )
+
+
+def read_folders(values: argparse.Namespace, root: Path) -> Settings:
+    """Settings of flags that `add_model_flags` describes."""
     home: Path = values.data_dir or root
     models_dir: Path = values.models_dir or home / "models"
     others = [other / "models" for other in values.other_homes]
@@ -78,12 +92,6 @@ def read_settings(values: argparse.Namespace, root: Path) -> Settings:
         data_dir=home / "data",
         extensions_dir=home / "extensions",
         checkpoint=checkpoint,
-        force_cpu=values.cpu or "all" in values.use_cpu,
-        full_precision=values.full_precision or values.precision == "full",
-        low_memory=values.low_memory,
-        memory_budget=values.memory_budget,
-        idle_unload_minutes=values.idle_unload,
-        compile_networks=values.compile or None,
     )
 
 

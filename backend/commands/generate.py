@@ -6,16 +6,14 @@ import argparse
 import dataclasses
 import json
 import secrets
-import signal
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from backend.commands.flags import named_file, read_settings
+from backend.commands.interrupts import terminable
 from backend.commands.progress_line import ProgressLine
 from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView, SavedImage
@@ -41,7 +39,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
     with told_as_output_errors(targets[0]):
         folder.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".emulsion-", dir=folder)
-    with scratch as output_dir, _terminable():
+    with scratch as output_dir, terminable():
         view = _make(dataclasses.replace(settings, output_dir=Path(output_dir)), request, safe_mode=values.safe_mode)
         written = [
             _deliver(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
@@ -173,17 +171,3 @@ def _report(view: JobView, written: Sequence[SavedImage], *, as_json: bool) -> N
     images = [{**dataclasses.asdict(image), "path": str(image.path)} for image in written]
     facts = {"state": view.state.value, "seconds": view.seconds, "notices": view.notices, "error": view.error}
     print(json.dumps({**facts, "images": images}, indent=2))
-
-
-@contextmanager
-def _terminable() -> Generator[None, None, None]:
-    """Treat SIGTERM as Ctrl-C: the job is cancelled and what is finished is kept."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from backend.engine.recipe_files import read_recipe
 from backend.engine.recipe_inputs import find_inputs
@@ -147,7 +148,7 @@ class Library:
         """By title, name, file name or the start of its hash. Raises UnknownName, which lists what there is."""
         entries = self.checkpoints()
         plain = _HASH_BEHIND_NAME.sub("", name.strip())
-        named = [entry for entry in entries if _is_called(plain, entry.name, entry.path)]
+        named = _called(plain, entries)
         if not named and _HASH.fullmatch(plain):
             named = [entry for entry in entries if entry.sha256 and entry.sha256.startswith(plain.lower())]
         if not named:
@@ -157,7 +158,7 @@ class Library:
     def find_vae(self, name: str) -> VaeEntry:
         """By name or file name. Raises UnknownName."""
         entries = self.vaes()
-        found = next((entry for entry in entries if _is_called(name.strip(), entry.name, entry.path)), None)
+        found = next(iter(_called(name.strip(), entries)), None)
         if found is None:
             raise UnknownName("VAE", name, [entry.name for entry in entries])
         return found
@@ -165,7 +166,7 @@ class Library:
     def find_text_encoder(self, name: str) -> TextEncoderEntry:
         """By name or file name. Raises UnknownName."""
         entries = self.text_encoders()
-        found = next((entry for entry in entries if _is_called(name.strip(), entry.name, entry.path)), None)
+        found = next(iter(_called(name.strip(), entries)), None)
         if found is None:
             raise UnknownName("text encoder", name, [entry.name for entry in entries])
         return found
@@ -174,7 +175,7 @@ class Library:
         """By name, file name or the start of its hash. Raises UnknownName."""
         entries = self.loras()
         asked = name.strip()
-        found = next((entry for entry in entries if _is_called(asked, entry.name, entry.path)), None)
+        found = next(iter(_called(asked, entries)), None)
         if found is None and _HASH.fullmatch(asked):
             hashed = (entry for entry in entries if entry.sha256)
             found = next((entry for entry in hashed if (entry.sha256 or "").startswith(asked.lower())), None)
@@ -340,9 +341,28 @@ def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[st
             if is_later_shard(path) and not is_single:
                 continue
             name = path.stem if is_single else path.relative_to(folder).with_suffix("").as_posix()
+            if is_single and name in names:
+                name = f"{path.parent.name}/{path.stem}"
             if name not in names:
                 names.add(name)
                 yield name, path
+
+
+class _Listed(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+
+_L = TypeVar("_L", bound=_Listed)
+
+
+def _called(asked: str, entries: Sequence[_L]) -> list[_L]:
+    """What is called so; first that whose very name it is, for files in several folders may share the rest."""
+    found = [entry for entry in entries if _is_called(asked, entry.name, entry.path)]
+    return sorted(found, key=lambda entry: entry.name.casefold() != asked.replace("\\", "/").casefold())
 
 
 def _is_called(asked: str, name: str, path: Path) -> bool:
