@@ -18,6 +18,7 @@ from backend.families import builtin
 from backend.families.family import Description, Family
 from backend.families.recognition import recognised
 from backend.memory.byte_sizes import as_text
+from backend.merging.layouts import layout_of, network_blocks, shares
 from backend.text.encoder_layouts import kind_of_encoder
 from backend.weights.hashing import SHORT, sha256_of
 from backend.weights.source import WeightSource
@@ -31,6 +32,7 @@ class FileFacts:
     family, label: of the family that recognises it; "unknown" when none does.
     problem: why it cannot be run, or "".
     dtypes, stored: what numbers are stored as ("float16", "Q4_K") -> how many of them, and their bytes.
+    blocks: of a model that can be merged, and the share of its network's parameters that each has.
     description: how it is used when nothing is chosen, and which parts it holds; None for what cannot be run.
     """
 
@@ -44,6 +46,7 @@ class FileFacts:
     stored: Mapping[str, int]
     size: int
     metadata: Mapping[str, str]
+    blocks: Mapping[str, float]
     description: Description | None
 
 
@@ -83,6 +86,7 @@ def read_facts(path: Path) -> FileFacts:
         stored=stored,
         size=path.stat().st_size,
         metadata=source.metadata,
+        blocks=_blocks(source, family),
         description=family.describe(source) if family and family.describe else None,
     )
 
@@ -104,6 +108,14 @@ def _kind(source: WeightSource) -> tuple[Family | None, str, str, str]:
     kind = kind_of_encoder(source)
     label = family.label if kind is None else f"{ENCODER_LABELS[kind]} text encoder"
     return family, family.name, label, family.advice
+
+
+def _blocks(source: WeightSource, family: Family | None) -> dict[str, float]:
+    if family is None or family.load is None:
+        return {}
+    layout = layout_of(family.name, tuple(source.keys()))
+    found = shares(layout, source)
+    return {name: round(found.get(name, 0.0), 6) for name in network_blocks(layout)}
 
 
 def _census(source: WeightSource) -> tuple[Counter[str], dict[str, int]]:
@@ -135,6 +147,8 @@ def _lines(facts: FileFacts, hashes: Hashes | None) -> list[str]:
         "data types": ", ".join(_share(name, count, facts) for name, count in facts.dtypes.items()),
         "size": f"{as_text(facts.size)} ({facts.size:,} bytes)",
     }
+    if facts.blocks:
+        rows["blocks"] = ", ".join(f"{name} {100 * share:.3g} %" for name, share in facts.blocks.items())
     if hashes:
         rows |= {"sha256": hashes.sha256, "short hash": hashes.short, "A1111 hash": hashes.legacy}
     lines = [as_line(facts.file), *(f"  {name:<12}{value}" for name, value in rows.items())]
