@@ -283,3 +283,41 @@ def test_other_failures_are_not_tried_again():
     with pytest.raises(RuntimeError, match="shapes"):
         retrying(fail, residency(100))
     assert attempts == [1]
+
+
+class Merged(InMemory):
+    """Differs from others in the weights of one layer."""
+
+    def __init__(self, tensors: dict[str, Tensor], changed: str, factor: float) -> None:
+        super().__init__({key: t * factor if key.startswith(changed) else t for key, t in tensors.items()})
+        self._name, self._changed = f"{factor}", changed
+        self.read_keys: list[str] = []
+
+    def identity(self, key: str) -> str:
+        return f"{key} {self._name if key.startswith(self._changed) else ''}"
+
+    def read_into(self, key: str, out: Tensor) -> None:
+        self.read_keys.append(key)
+        super().read_into(key, out)
+
+
+@pytest.mark.parametrize("share", [2.0, 0.6])
+def test_of_a_network_that_differs_in_one_layer_only_that_one_is_read_from_its_source(weights, reference, share):
+    """Whether everything stays on the card or layers come and go through the cache on the host."""
+    _, size, working = reference
+    changed = "middle_block.0.in_layers.2"
+    weights_held = residency(int(size * share) + working, host_budget=2**30)
+    sources = [Merged(weights, changed, factor) for factor in (1.0, 1.5)]
+    given = inputs()
+    GPU.reset(budget=weights_held.budget + sum(t.nbytes for t in given) + 4 * 512)
+    for number, source in enumerate(sources):
+        module = weights_held.get(Part(f"{number}", "U-Net", source, FLOAT32, lambda: UNet(CONFIG)), working)
+        found = run(module, *given)
+        assert GPU.peak <= GPU.budget
+    GPU.reset()
+    if share > 1:
+        assert {key.rpartition(".")[0] for key in sources[1].read_keys} == {changed}
+    else:  # those that never were in the cache, because they stay on the card, are taken over as well
+        assert len(set(sources[1].read_keys)) <= 4
+    alone = residency(2**40)
+    assert torch.equal(found, run(alone.get(unet({key: sources[1].read(key) for key in weights})), *given))

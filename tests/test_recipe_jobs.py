@@ -17,8 +17,9 @@ from backend.engine.merge_request import MergeRequest
 from backend.errors import RequestError, UnknownName, UnsupportedCheckpoint
 from backend.events import BytesDone, Event
 from backend.images.png_text import read_png_text
+from backend.merging.made_source import MadeSource
 from backend.pipeline.infotext import read_infotext, request_from_infotext
-from backend.recipe import CheckpointInput, FileRef, Recipe, WithVae
+from backend.recipe import CheckpointInput, FileRef, Override, Recipe, Weights, WithVae
 from backend.request import GenerationRequest
 from backend.weights.hashing import sha256_of
 from backend.weights.safetensors_file import open_safetensors
@@ -67,6 +68,27 @@ def test_a_picture_says_how_its_model_was_made_and_gives_the_recipe_back(engine:
 def test_a_recipe_without_a_name_is_called_by_its_rule_and_models(engine: Engine) -> None:
     view = run(engine, picture_request(recipe=half_of(alpha=0.25)))
     assert "Model: lerp(a + b; alpha 0.25)" in view.images[0].infotext
+
+
+def test_a_changed_block_is_all_that_is_computed_anew(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: set[str] = set()
+    for method in ("read", "read_into", "read_storage", "read_storage_into"):
+        original = getattr(MadeSource, method)
+
+        def counted(self: MadeSource, key: str, *out: object, original=original) -> object:
+            computed.add(key)
+            return original(self, key, *out)
+
+        monkeypatch.setattr(MadeSource, method, counted)
+    run(engine, picture_request(recipe=half_of()))
+    assert len(computed) > 100
+    computed.clear()
+    weights = Weights(base=0.5, overrides=(Override(value=0.9, blocks=("OUT05",)),))
+    view = run(engine, picture_request(recipe=half_of(alpha=weights)))
+    assert computed
+    assert all(key.startswith("model.diffusion_model.output_blocks.5.") for key in computed)
+    engine.free_memory()
+    assert pixels(run(engine, picture_request(recipe=half_of(alpha=weights)))) == pixels(view)
 
 
 def test_a_stored_recipe_is_a_checkpoint(engine: Engine) -> None:

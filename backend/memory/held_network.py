@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor, Future, wait
 
 import torch
@@ -36,7 +36,7 @@ class HeldNetwork:
         leaves = leaves_of(self.module, part)
         self._tables = tuple(leaf for leaf in leaves if leaf.name in part.tables)
         self._leaves = tuple(leaf for leaf in leaves if leaf not in self._tables)
-        self._resident: dict[Leaf, list[Tensor]] = {}
+        self._resident: dict[Leaf, dict[str, Tensor]] = {}  # by attribute
         self._streamers: tuple[Streamer, ...] = ()
         self.placement: Placement | None = None
 
@@ -87,6 +87,35 @@ class HeldNetwork:
         finally:
             self._stream()
 
+    def take_over(self, lender: HeldNetwork, wanted: Collection[str]) -> int:
+        """Have layers of these names from another network, where that has them with the same weights.
+
+        That one fetches them again if it is used. `arrange` must follow. Returns how many bytes they are.
+        """
+        missing = [leaf for leaf in self._leaves if leaf.name in wanted and leaf not in self._resident]
+        given = lender.give({leaf.identity for leaf in missing})
+        if not given:
+            return 0
+        self._stop_streaming()
+        self.placement = None  # so that the rest is arranged anew
+        before = self.resident_bytes
+        for leaf in missing:
+            if (weights := given.pop(leaf.identity, None)) is not None:
+                self._place(leaf, weights)
+        return self.resident_bytes - before
+
+    def give(self, identities: Collection[str]) -> dict[str, dict[str, Tensor]]:
+        """Part with the resident layers of these identities: their weights, by identity and attribute."""
+        leaving = [leaf for leaf in self._resident if leaf.identity in identities]
+        if not leaving:
+            return {}
+        self._stop_streaming()
+        given = {leaf.identity: self._resident.pop(leaf) for leaf in leaving}
+        for leaf in leaving:
+            leaf.remove()
+        self._stream()
+        return given
+
     def shed(self, num_bytes: int) -> None:
         """Give up at least `num_bytes` bytes, if there are so many: rings, and then the largest layers."""
         for streamer in self._streamers:
@@ -106,7 +135,7 @@ class HeldNetwork:
     def forget_pages(self) -> None:
         """Take what are views of files out of the process's memory; whoever still uses the network reads them anew."""
         if self.is_on_host:
-            forget_pages([weight for weights in tuple(self._resident.values()) for weight in weights])
+            forget_pages([weight for weights in tuple(self._resident.values()) for weight in weights.values()])
 
     def _stop_streaming(self) -> None:
         for streamer in self._streamers:
@@ -138,7 +167,7 @@ class HeldNetwork:
             weights = self._resident.pop(leaf)
             leaf.remove()
             if self.is_on_host:
-                forget_pages(weights)
+                forget_pages(list(weights.values()))
 
     @torch.inference_mode(False)
     def _load_tables(self) -> None:
@@ -149,8 +178,12 @@ class HeldNetwork:
     def _load(self, leaves: list[Leaf]) -> None:
         load = self._load_on_host if self.is_on_host else self._load_on_device
         for leaf, weights in load(leaves).items():
-            self._resident[leaf] = list(weights.values())
-            leaf.place(weights)
+            self._place(leaf, weights)
+
+    @torch.inference_mode(False)
+    def _place(self, leaf: Leaf, weights: dict[str, Tensor]) -> None:
+        self._resident[leaf] = weights
+        leaf.place(weights)
 
     def _load_on_host(self, leaves: list[Leaf]) -> dict[Leaf, dict[str, Tensor]]:
         """Views of the file where it holds them as they are wanted."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from backend.memory.leaves import Leaf
+
 # Page-locked memory is handed out in powers of two, so that it is taken in pieces of one and cut up.
 _SLAB_BYTES = 128 * 2**20
 
@@ -17,6 +19,7 @@ class _Shelf:
 
     def __init__(self) -> None:
         self.layers: dict[str, Tensor] = {}
+        self.leaves: dict[str, Leaf] = {}
         self.num_bytes = 0
         self.rest: Tensor | None = None  # of the newest slab
 
@@ -38,6 +41,15 @@ class HostCache:
             self._shelves.move_to_end(network)
             return self._shelves[network].layers.get(layer)
 
+    def find_equal(self, network: str, leaf: Leaf) -> Tensor | None:
+        """The bytes of the layer in another network, where its weights are the same."""
+        with self._lock:
+            for key, shelf in self._shelves.items():
+                other = shelf.leaves.get(leaf.name)
+                if key != network and other is not None and other.identity == leaf.identity:
+                    return shelf.layers[leaf.name]
+        return None
+
     def take(self, network: str, num_bytes: int) -> Tensor | None:
         """Memory for a layer, to be filled and then `put`; None when the network alone would outgrow the budget."""
         with self._lock:
@@ -52,10 +64,11 @@ class HostCache:
             taken, shelf.rest = shelf.rest[:num_bytes], shelf.rest[num_bytes:]
             return taken
 
-    def put(self, network: str, layer: str, filled: Tensor) -> None:
+    def put(self, network: str, leaf: Leaf, filled: Tensor) -> None:
         with self._lock:
             if network in self._shelves:
-                self._shelves[network].layers[layer] = filled
+                self._shelves[network].layers[leaf.name] = filled
+                self._shelves[network].leaves[leaf.name] = leaf
 
     def num_bytes(self, network: str | None = None) -> int:
         """Of one network, or of all."""

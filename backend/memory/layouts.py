@@ -43,6 +43,12 @@ class Layout:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def way(self) -> str:
+        """Equal for weights that are held in the same way."""
+        packing = "" if self.packing is None else f"{self.packing.name} {self.packing.row_bytes}"
+        return f"{self.shape} {self.dtype} {self.is_channels_last} {packing}"
+
     def empty(self, device: torch.device) -> Tensor:
         """Memory of its own."""
         layout = torch.channels_last if self.is_channels_last else torch.contiguous_format

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from backend.memory.binding import check_keys
 from backend.memory.layouts import Layout, layout_in, put
 from backend.memory.part import Part
+from backend.weights.source import WeightSource
 
 _TENSOR_STEP = 64  # bytes: what vector units like best
 _LEAF_STEP = 512  # bytes: what device allocators count in
@@ -40,6 +43,13 @@ class Leaf:
     tensors: tuple[LeafTensor, ...]
     num_bytes: int
     has_children: bool
+    source: WeightSource
+
+    @cached_property
+    def identity(self) -> str:
+        """Equal for layers that hold equal bytes in the same way."""
+        told = [f"{t.attribute} {self.source.identity(t.key)} {t.layout.way}" for t in self.tensors]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
     def within(self, buffer: Tensor) -> dict[str, Tensor]:
         """The weights as views of the layer's bytes, by attribute."""
@@ -87,7 +97,7 @@ def _leaf(owner: nn.Module, name: str, slots: Mapping[str, tuple[str, Tensor]], 
         tensors.append(LeafTensor(attribute, key, layout, end, slot))
         end = _rounded_up(end + layout.num_bytes, _TENSOR_STEP)
     has_children = next(owner.children(), None) is not None
-    return Leaf(name, owner, tuple(tensors), _rounded_up(end, _LEAF_STEP), has_children)
+    return Leaf(name, owner, tuple(tensors), _rounded_up(end, _LEAF_STEP), has_children, part.source)
 
 
 def total_bytes(leaves: Sequence[Leaf]) -> int:

@@ -101,6 +101,7 @@ class Residency:
             )
             self._working_bytes = working_bytes
             is_new = placement != network.placement
+            self._share(network, placement)
             self._make_room(placement.num_bytes, keeping=network)
             self._arrange(network, placement)
             with self._lock:
@@ -179,6 +180,25 @@ class Residency:
 
     def _new(self, part: Part) -> HeldNetwork:
         return HeldNetwork(part, self._supply(part), self._readers, self._small, self._admit)
+
+    def _share(self, network: HeldNetwork, placement: Placement) -> None:
+        """Layers that another network of this kind holds with the same weights change over from it, as where models
+        are made of others and only some of their weights differ. Nothing is held twice, and nothing is read."""
+        with self._lock:
+            others = [
+                other
+                for other in reversed(self._held.values())
+                if other is not network
+                and other.part.label == network.part.label
+                and other.part.target == network.part.target
+            ]
+        for other in others:
+            taken = network.take_over(other, placement.resident)
+            if taken:
+                _log.info("%s takes over %s from %s", network.part.title, as_text(taken), other.part.title)
+            if not other.device_bytes:
+                with self._lock:
+                    del self._held[other.part.key]
 
     def _supply(self, part: Part) -> Supply:
         if self._transport is None or part.target.device.type == "cpu":

@@ -94,19 +94,28 @@ class DeviceSupply:
         self._transport.wait(mark)
 
     def _read(self, leaf: Leaf, out: Tensor, after: Mark, returns: bool) -> Mark:
+        equal = self._cache.find_equal(self._key, leaf)
         room = self._cache.take(self._key, leaf.num_bytes) if returns else None
         if room is not None:
-            read_leaf(leaf, self._source, room)
-            self._cache.put(self._key, leaf.name, room)
+            self._fill(leaf, room, equal)
+            self._cache.put(self._key, leaf, room)
             return self._transport.copy(room, out, after)
         buffer = self._buffers.borrow(leaf.num_bytes)
         try:
-            read_leaf(leaf, self._source, buffer)
+            self._fill(leaf, buffer, equal)
             mark = self._transport.copy(buffer[: leaf.num_bytes], out, after)
             self._transport.finish(mark)  # the buffer is wanted for the next layer
         finally:
             self._buffers.give_back(buffer)
         return mark
+
+    @torch.inference_mode(False)
+    def _fill(self, leaf: Leaf, out: Tensor, equal: Tensor | None) -> None:
+        """Fill the first bytes of `out` with a layer's weights: out of the file, or with those of an equal one."""
+        if equal is None:
+            read_leaf(leaf, self._source, out)
+        else:
+            out[: leaf.num_bytes].copy_(equal[: leaf.num_bytes])
 
 
 class Buffers:
