@@ -156,7 +156,7 @@ class _Maker:
         return family
 
     def _merge(self, node: Merge) -> Ingredient:
-        rule = self._catalog.rules[node.rule]
+        rule = self._catalog.normalisations[node.normalisation].applied_to(self._catalog.rules[node.rule])
         _check(node, rule)
         models = [self.ingredient(model) for model in node.models]
         alignment = align(models)
@@ -164,7 +164,6 @@ class _Maker:
         self.notices += alignment.notices
         layout = layout_of(models[0].family.name, tuple(alignment.matched))
         parameters = _parameters(node, rule)
-        method = self._catalog.normalisations[node.normalisation].around(rule.merge)
         survey = SharedSurvey(rule) if rule.survey is not None else None
         slots = dict(alignment.copied)
         for key, partners in alignment.matched.items():
@@ -174,7 +173,7 @@ class _Maker:
                 operands=partners.weights,
                 values=values,
                 seed=node.seed,
-                method=method,
+                method=rule.merge,
                 method_name=f"{rule.name} {node.normalisation}",
                 is_random=rule.is_random,
                 survey=survey,

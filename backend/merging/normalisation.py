@@ -6,23 +6,24 @@ Models that were merged or trained differently have weights of different spread;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from backend.merging.rule import MergeFunction, Operands, Piece, Settings
+from backend.merging.rule import MergeFunction, Operands, Piece, Rule, Settings
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A weight w becomes (w - offset) / width."""
+    """A weight w becomes (w - offset) / width. width: 0 when all of its numbers are the same."""
 
     offset: float
     width: float
 
 
 Scales = Callable[[Operands], list[Scale]]
+Measure = Callable[[Operands, Settings], Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +36,41 @@ class Normalisation:
     scales: Scales | None
     aliases: tuple[str, ...] = ()
 
-    def around(self, merge: MergeFunction) -> MergeFunction:
-        """`merge` on normalised models. The result gets a scale between those of the first two, by alpha."""
+    def applied_to(self, rule: Rule) -> Rule:
+        """The rule, and its survey, for normalised models. The result gets a scale between theirs.
+
+        A weight that has no spread in one of the models is merged as it is.
+        """
         scales = self.scales
         if scales is None:
-            return merge
+            return rule
+        survey = None if rule.survey is None else replace(rule.survey, measure=_measuring(rule.survey.measure, scales))
+        return replace(rule, merge=_merging(rule.merge, scales), survey=survey)
 
-        def normalised(operands: Operands, settings: Settings) -> Iterator[Tensor]:
-            found = scales(operands)
-            restored = _between(found, settings.values.get("alpha", 0.0))
-            for piece in merge(_Normalised(operands, found), settings):
-                yield piece.mul_(restored.width).add_(restored.offset)
 
-        return normalised
+def _merging(merge: MergeFunction, scales: Scales) -> MergeFunction:
+    def normalised(operands: Operands, settings: Settings) -> Iterator[Tensor]:
+        found = scales(operands)
+        if not _have_spread(found):
+            yield from merge(operands, settings)
+            return
+        restored = _between(found, settings.values.get("alpha", 0.0))
+        for piece in merge(_Normalised(operands, found), settings):
+            yield piece.mul_(restored.width).add_(restored.offset)
+
+    return normalised
+
+
+def _measuring(measure: Measure, scales: Scales) -> Measure:
+    def normalised(operands: Operands, settings: Settings) -> Sequence[float]:
+        found = scales(operands)
+        return measure(_Normalised(operands, found) if _have_spread(found) else operands, settings)
+
+    return normalised
+
+
+def _have_spread(scales: Sequence[Scale]) -> bool:
+    return all(scale.width > 0 for scale in scales)
 
 
 class _Normalised:
@@ -87,9 +110,11 @@ class _Normalised:
 
 
 def _between(scales: Sequence[Scale], alpha: float) -> Scale:
+    """Of two models, by alpha; of more, that of the first, to which the others add."""
     if len(scales) != 2:
         return scales[0]
     first, second = scales
+    alpha = min(1.0, max(0.0, alpha))
     return Scale((1 - alpha) * first.offset + alpha * second.offset, (1 - alpha) * first.width + alpha * second.width)
 
 
@@ -104,7 +129,7 @@ def _by_spread(operands: Operands) -> list[Scale]:
     means = [total / max(1, count) for total in sums]
     variances = [max(0.0, square / max(1, count) - mean**2) for square, mean in zip(squares, means, strict=True)]
     return [
-        Scale(mean, variance**0.5) if variance > 1e-12 * mean**2 and variance > 0 else Scale(0.0, 1.0)
+        Scale(mean, variance**0.5 if variance > 1e-12 * mean**2 else 0.0)
         for mean, variance in zip(means, variances, strict=True)
     ]
 
@@ -117,7 +142,7 @@ def _by_range(operands: Operands) -> list[Scale]:
             if model.numel():
                 least[index] = min(least[index], float(model.min()))
                 most[index] = max(most[index], float(model.max()))
-    return [Scale(low, high - low) if high > low else Scale(0.0, 1.0) for low, high in zip(least, most, strict=True)]
+    return [Scale(low, max(0.0, high - low)) for low, high in zip(least, most, strict=True)]
 
 
 BUILTIN = (

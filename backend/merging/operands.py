@@ -216,7 +216,9 @@ class Aligned:
 
     def whole(self) -> Piece:
         rows = (self.shape or (1,))[0]
-        return tuple(next(weight.windows([(0, rows)], self._buffers)).view(self.shape) for weight in self._weights)
+        # Copies: the buffer of one is lent to the next as soon as it has been read.
+        windows = (next(weight.windows([(0, rows)], self._buffers)) for weight in self._weights)
+        return tuple(window.clone().view(self.shape) for window in windows)
 
     def _windows(self, bounds: Sequence[Rows]) -> Iterator[Piece]:
         return zip(*(weight.windows(bounds, self._buffers) for weight in self._weights), strict=True)

@@ -17,10 +17,10 @@ _IN = "model.diffusion_model.input_blocks.0.0."
 _NORM = "model.diffusion_model.out.0."
 _OUT = "model.diffusion_model.out.2."
 
-# What cyan-red, magenta-green and yellow-blue do to contrast and the latent channels.
+# What brightness, cyan-red, magenta-green and yellow-blue do to the second to fourth latent channel, a row for each.
 _SD1 = ((-1, 1 / 3, 2 / 3), (1, 1, 0), (0, -1, -1), (1, 0, 1))
 _SDXL = ((0, 0, 1), (1, 0, 0), (-1, -1, 0), (-1, 1, 0))
-_COLOURS = ("cyan_red", "magenta_green", "yellow_blue")
+_COLOURS = ("brightness", "cyan_red", "magenta_green", "yellow_blue")
 
 
 def _number(name: str, label: str, explanation: str) -> Parameter:
@@ -33,7 +33,8 @@ _PARAMETERS = these(
     _number("detail_in", "Detail (first layer)", "Above 0: more and finer detail."),
     _number("detail_out", "Detail (last norm)", "Above 0: more detail."),
     _number("sharpness", "Noise (last layer)", "Above 0: less of the noise is taken away."),
-    _number("contrast", "Brightness", "Shifts the first latent channel, which is mostly brightness."),
+    _number("contrast", "Contrast", "Shifts the first latent channel."),
+    _number("brightness", "Brightness", "Shifts the other latent channels."),
     _number("cyan_red", "Cyan to red", "Below 0 cyan, above 0 red."),
     _number("magenta_green", "Magenta to green", "Below 0 magenta, above 0 green."),
     _number("yellow_blue", "Yellow to blue", "Below 0 yellow, above 0 blue."),
@@ -42,10 +43,8 @@ _PARAMETERS = these(
 
 def _adjusting(table: Sequence[Sequence[float]]) -> MergeFunction:
     def shift(values: Mapping[str, float]) -> Tensor:
-        colours = torch.tensor([values[name] for name in _COLOURS])
-        result = torch.tensor(table, dtype=torch.float32) @ colours
-        result[0] += values["contrast"]
-        return 0.02 * result
+        colours = torch.tensor([values[name] for name in _COLOURS]) @ torch.tensor(table, dtype=torch.float32)
+        return 0.02 * torch.cat((torch.tensor([values["contrast"]]), colours))
 
     def merge(operands: Operands, settings: Settings) -> Iterator[Tensor]:
         values, key = settings.values, operands.key
@@ -73,7 +72,7 @@ def _unchanged(values: Mapping[str, float]) -> int | None:
 
 _FORMULA = (
     "IN00: weight·(1 − 0.01·in), bias·(1 + 0.02·in); out.0 likewise with out; out.2: weight·(1 − 0.01·noise), "
-    "bias + 0.02·(brightness + colours)"
+    "bias + 0.02·(contrast, brightness and colours)"
 )
 
 RULES = (

@@ -30,7 +30,7 @@ def _train_difference(piece: Piece, values: Mapping[str, float]) -> Tensor:
 
 def _multiply_difference(piece: Piece, values: Mapping[str, float]) -> Tensor:
     a, b, c = piece
-    alpha, beta = values["alpha"], values["beta"]
+    alpha, beta = min(1.0, max(0.0, values["alpha"])), values["beta"]  # 0 has no powers below 0
     way = torch.lerp(a, b, beta).sub_(c).sign_()
     return way.mul_((a - c).abs_().pow_(1 - alpha)).mul_((b - c).abs_().pow_(alpha)).add_(c)
 
@@ -39,7 +39,7 @@ def _similarity_add_difference(piece: Piece, values: Mapping[str, float]) -> Ten
     a, b, c = piece
     alpha = values["alpha"]
     larger = torch.maximum(a.abs(), b.abs())
-    alike = torch.where(larger > 0, a * b / larger.square().clamp_(min=1e-38), 1.0)
+    alike = torch.where(larger > 0, (a / larger) * (b / larger), 1.0)
     share = values["beta"] * (alike + 1) / 2
     return torch.lerp(a + alpha * (b - c), torch.lerp(a, b, alpha / 2), share)
 
@@ -49,7 +49,13 @@ def _clip_to_ab(piece: Piece, values: Mapping[str, float]) -> Tensor:
     return torch.clamp(a + values["alpha"] * (b - c), torch.minimum(a, b), torch.maximum(a, b))
 
 
-def _extract(piece: Piece, values: Mapping[str, float]) -> Tensor:
+def _extract(operands: Operands, settings: Settings) -> Iterator[Tensor]:
+    # Likeness is that of the last dimension, which is cut where there is no other.
+    for piece in operands.pieces() if len(operands.shape) > 1 else (operands.whole(),):
+        yield _extracted(piece, settings.values)
+
+
+def _extracted(piece: Piece, values: Mapping[str, float]) -> Tensor:
     base, b, c = piece
     b, c = b - base, c - base
     cosine = (b * c).sum(-1, keepdim=True) / (b.norm(dim=-1, keepdim=True) * c.norm(dim=-1, keepdim=True)).clamp_(
@@ -67,16 +73,20 @@ def _euclidean(operands: Operands, settings: Settings) -> Iterator[Tensor]:
         return a - c, b - c, torch.lerp(a, b, alpha) - c
 
     lengths = gram(operands, parts)
-    of_a, of_b, wanted = (max(lengths[i][i], 1e-300) ** 0.5 for i in range(3))
+    of_a, of_b, wanted = (lengths[i][i] ** 0.5 for i in range(3))
 
     def direction(piece: Piece) -> Tensor:
         a, b, line = parts(piece)
-        size = ((1 - alpha) * (a / of_a).square() + alpha * (b / of_b).square()).clamp_(min=0).sqrt_()
-        return size * line.sign()
+        size = ((1 - alpha) * _of_length_one(a, of_a).square() + alpha * _of_length_one(b, of_b).square()).clamp_(min=0)
+        return size.sqrt_() * line.sign()
 
     length = gram(operands, lambda piece: (direction(piece),))[0][0] ** 0.5
     for piece in operands.pieces():
         yield piece[2] + direction(piece) * (wanted / length if length > 0 else 0.0)
+
+
+def _of_length_one(part: Tensor, length: float) -> Tensor:
+    return part / length if length > 0 else part
 
 
 def _add_perpendicular(operands: Operands, settings: Settings) -> Iterator[Tensor]:
@@ -170,6 +180,6 @@ RULES = (
             Parameter(name="beta", label="Beta", default=0.0, explanation="0: what is alike; 1: what is not."),
             Parameter(name="gamma", label="Gamma", default=1.0, maximum=10.0, explanation="How sharply that is told."),
         ),
-        merge=elementwise(_extract),
+        merge=_extract,
     ),
 )

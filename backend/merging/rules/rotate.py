@@ -30,7 +30,7 @@ def _as_weight(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def rotation(a: Tensor, b: Tensor) -> Tensor:
     """The orthogonal [columns, columns] that brings a [rows, columns] nearest to b; both are centred."""
-    u, _, vh = torch.linalg.svd((a.T @ b).double())
+    u, _, vh = torch.linalg.svd(a.T.double() @ b.double())  # float32 would turn what is small at random
     return (u @ vh).float()
 
 

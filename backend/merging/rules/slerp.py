@@ -54,19 +54,26 @@ class Lengths:
 
 def lengths_of(operands: Operands, *, from_third: bool = False) -> Lengths:
     """Over the whole weight; of the first two models, or of what they have more than the third."""
-    a = b = difference = total = 0.0
+    a = b = difference = 0.0
     for piece in operands.pieces():
         first, second = _vectors(piece, from_third)
         a += product(first, first)
         b += product(second, second)
         apart = first - second
         difference += product(apart, apart)
-    if difference > (_NEARLY_OPPOSITE - 1) * math.sqrt(max(a, 0)) * math.sqrt(max(b, 0)):
-        for piece in operands.pieces():
-            first, second = _vectors(piece, from_third)
-            together = first + second
-            total += product(together, together)
-    return Lengths(a, b, difference, total)
+    if difference > (_NEARLY_OPPOSITE - 1) * math.sqrt(a) * math.sqrt(b):
+        return _exact_lengths(operands, from_third)
+    return Lengths(a, b, difference, 2 * (a + b) - difference)
+
+
+def _exact_lengths(operands: Operands, from_third: bool) -> Lengths:
+    """In float64, for what is nearly opposite: how near decides about everything there, and happens rarely."""
+    sums = [0.0] * 4
+    for piece in operands.pieces():
+        first, second = (vector.double() for vector in _vectors(piece, from_third))
+        for index, vector in enumerate((first, second, first - second, first + second)):
+            sums[index] += product(vector, vector)
+    return Lengths(*sums)
 
 
 def _vectors(piece: Piece, from_third: bool) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ arXiv 2406.11617. Breadcrumbs: Davari and Belilovsky 2023, arXiv 2312.06795.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -37,7 +37,8 @@ def elected_mean(kept: Sequence[Tensor]) -> Tensor:
 def _merging(prepare: Callable[[Operands, Settings], Sparse], join: Joined) -> MergeFunction:
     def merge(operands: Operands, settings: Settings) -> Iterator[Tensor]:
         sparse = prepare(operands, settings)
-        for piece in operands.pieces():
+        # A weight of one dimension is one row, and what looks at rows needs it whole.
+        for piece in operands.pieces() if len(operands.shape) > 1 else (operands.whole(),):
             found = join(sparse(differences(piece)))
             yield piece[0].add_(found, alpha=settings.values["alpha"])
 
@@ -114,17 +115,13 @@ class _Draws:
 
     def like(self, found: Sequence[Tensor]) -> list[Tensor]:
         return [
-            torch.rand(part.numel(), generator=generator, dtype=torch.float64).float().view(part.shape)
+            torch.rand(part.numel(), generator=generator).view(part.shape)
             for part, generator in zip(found, self._generators, strict=True)
         ]
 
 
-def _without_loss(values: Mapping[str, float]) -> int | None:
-    return first_without_strength(values)
-
-
 _ROLES = ("A: what the others were trained from", "B")
-_MANY = 14
+_MOST = 16
 
 _EPSILON = Parameter(
     name="epsilon", label="Epsilon", default=0.1, maximum=0.5, explanation="How much the chance follows the size."
@@ -144,10 +141,10 @@ def _rule(
         formula=formula,
         explanation=explanation,
         roles=roles,
-        extra_models=_MANY,
+        extra_models=_MOST - len(roles),
         parameters=these(STRENGTH, *parameters),
         merge=merge,
-        same_as=_without_loss,
+        same_as=first_without_strength,
         is_random=is_random,
     )
 

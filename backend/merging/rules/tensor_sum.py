@@ -12,6 +12,8 @@ from backend.merging.rules.parameters import these
 
 def rows_of_b(alpha: float, beta: float, count: int) -> list[tuple[int, int]]:
     """Which rows are B's: a share alpha of them, beginning at beta, and going on at the top behind the last."""
+    if alpha >= 1:
+        return [(0, count)]
     begin, end = beta, alpha + beta
     if end <= 1:
         return [(int(begin * count), int(end * count))]

@@ -27,7 +27,7 @@ def _model_stock(operands: Operands, _: Settings) -> Iterator[Tensor]:
     pairs = [products[i][j] / max(lengths[i] * lengths[j], 1e-300) for i in range(count) for j in range(i + 1, count)]
     cosine = sum(pairs) / len(pairs)
     below = 1 + (count - 1) * cosine
-    share = count * cosine / below if abs(below) > _NEAR else 0.0
+    share = count * cosine / below if cosine > 0 and below > _NEAR else 0.0
     for base, *others in operands.pieces():
         yield torch.stack(others).mean(0).sub_(base).mul_(share).add_(base)
 
@@ -66,18 +66,18 @@ def _weighted(piece: Piece, weights: Sequence[float]) -> Tensor:
 
 def _fisher(piece: Piece, values: Mapping[str, float]) -> Tensor:
     a, b, of_a, of_b = piece
-    alpha = values["alpha"]
+    alpha = min(1.0, max(0.0, values["alpha"]))  # outside, the sum of the weights may be nothing
     weight_a, weight_b = (1 - alpha) * of_a.abs(), alpha * of_b.abs()
     total = weight_a + weight_b
     # Where neither counts, the straight line: there is nothing to weigh by.
-    return torch.where(total > 0, (weight_a * a + weight_b * b) / total.clamp(min=1e-38), torch.lerp(a, b, alpha))
+    return torch.lerp(a, b, torch.where(total > 0, weight_b / total, alpha))
 
 
 RULES = (
     Rule(
         name="model_stock",
         label="Model stock",
-        formula="t·mean(M) + (1 − t)·A with t = n·c / (1 + (n − 1)·c), c = mean cosine of the Mᵢ − A",
+        formula="t·mean(M) + (1 − t)·A with t = n·c / (1 + (n − 1)·c), c = mean cosine of the Mᵢ − A; A where c < 0",
         explanation="Where the mean of fine-tunes of A should lie, judged by the angles between them. No numbers to "
         "choose.",
         roles=("A: what the others were trained from", "B", "C"),
