@@ -35,6 +35,8 @@ from backend.engine.merge_jobs import MergeJobs
 from backend.engine.merge_request import MergeRequest
 from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
+from backend.engine.plot_request import PlotRequest
+from backend.engine.plots import JobQueue, Plot, Plots
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
 from backend.engine.publisher import Observer, Publisher
 from backend.engine.recipe_history import RecipeHistory
@@ -115,8 +117,9 @@ class Engine:
         self._made = MadeModels(library, catalog.for_merging)
         self._models = Models(catalog.families, machine, self._made)
         self._runner = JobRunner(self._jobs, journal, publisher, machine.device, self._work)
+        outputs = Outputs(settings.output_dir)
         self._generation_jobs = GenerationJobs(
-            library, self._models, machine, Outputs(settings.output_dir), self.plan, lambda: self.preferences,
+            library, self._models, machine, outputs, self.plan, lambda: self.preferences,
             self._runner.save_image,
         )  # fmt: skip
         self.recipes = StoredRecipes(library, settings.recipe_dirs[0])
@@ -129,6 +132,11 @@ class Engine:
             self.free_memory,
         )
         self._take_up_journal()
+        self.plots = Plots(
+            settings.data_dir / "plots", JobQueue(self.submit, self.job, self.cancel, outputs.save), catalog.rules
+        )
+        self.plots.take_up()
+        publisher.subscribe(self.plots.hear)
         self._worker = threading.Thread(target=self._runner.run_until_closed, name="worker", daemon=True)
 
     @classmethod
@@ -181,6 +189,16 @@ class Engine:
         if isinstance(view.request, GenerationRequest | MergeRequest) and view.request.recipe is not None:
             self.history.add(view.request.recipe)
         return view.id
+
+    def submit_plot(self, plot: PlotRequest) -> Plot:
+        """Queue the pictures of a plot, all with one seed. Raises as `submit` does."""
+        if self._jobs.num_queued() + plot.num_cells > MAX_QUEUED:
+            raise RequestError("queue", f"{MAX_QUEUED} jobs can wait, and this plot has {plot.num_cells}; cancel some")
+        request = _with_seed(plot.request)
+        if request.recipe is None:
+            entry = self.checkpoint(request.checkpoint)
+            request = dataclasses.replace(request, checkpoint=entry.name, recipe=entry.recipe)
+        return self.plots.submit(dataclasses.replace(plot, request=request))
 
     def cancel(self, job_id: str) -> None:
         """End a queued or running job; no effect on one that has ended. Raises UnknownName."""
@@ -419,9 +437,7 @@ class Engine:
         """The request as it is queued, with nothing left open."""
         match request:
             case GenerationRequest():
-                if request.seed == RANDOM_SEED:
-                    request = dataclasses.replace(request, seed=random.SystemRandom().randint(0, _LARGEST_DRAWN_SEED))
-                return self._pinned(request)
+                return self._pinned(_with_seed(request))
             case MergeRequest():
                 self._merge_jobs.check(request)
             case _:
@@ -450,6 +466,13 @@ class Engine:
             elif not view.state.is_final:
                 view = dataclasses.replace(view, state=JobState.QUEUED)
             self._jobs.add(view)
+
+
+def _with_seed(request: GenerationRequest) -> GenerationRequest:
+    """The request with a seed that is drawn if none was chosen."""
+    if request.seed != RANDOM_SEED:
+        return request
+    return dataclasses.replace(request, seed=random.SystemRandom().randint(0, _LARGEST_DRAWN_SEED))
 
 
 def _said_by(settings: Settings) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from backend.http.jobs import jobs_router
 from backend.http.memory import memory_router
 from backend.http.merging import merging_router
 from backend.http.models import models_router
+from backend.http.plots import plots_router
 from backend.http.port import open_port
 from backend.http.recipes import recipes_router
 from backend.http.sdapi.listings import listings_router
@@ -79,6 +80,7 @@ def build_app(engine: Engine, security: Security, *, folders: Mapping[str, Path]
     app.include_router(memory_router(engine))
     app.include_router(merging_router(engine))
     app.include_router(recipes_router(engine))
+    app.include_router(plots_router(engine))
     app.include_router(files_router(engine))
     app.include_router(_a1111_router(engine, security, feed))
     for path, folder in (folders or {}).items():
