@@ -1,0 +1,158 @@
+// A, the merge and B from one prompt and one seed, and two of them over one another with a line to drag.
+
+import { element } from "./elements.js";
+import { cancel, watchJobs } from "./jobs.js";
+import { tellProblem } from "./messages.js";
+import { address, ask } from "./server.js";
+
+const SETTINGS = ["negative_prompt", "sampler", "schedule", "steps", "width", "height", "guidance_scale", "clip_skip"];
+const isGiven = (value) => value !== null && value !== undefined && value !== "";
+
+/** What is made for a preview, but for the model. form: the values of txt2img. */
+export function previewRequest(form, prompt, seed) {
+  const kept = Object.fromEntries(SETTINGS.filter((name) => isGiven(form[name])).map((name) => [name, form[name]]));
+  return { ...kept, prompt, seed, batch_size: 1, batch_count: 1 };
+}
+
+/** host: where pictures go. */
+export function previews(host) {
+  const made = new Map(); // finished pictures by what was asked for
+  const places = ["A", "Merge", "B"].map((label) => place(label));
+  const row = element("div", "em-previews");
+  row.append(...places.map(({ box }) => box));
+  const compare = comparison();
+  host.replaceChildren(row, compare.box);
+  const waiting = new Map(); // places and requests by job
+
+  watchJobs(({ changed }) => {
+    for (const job of changed) {
+      const entry = waiting.get(job.id);
+      if (!entry) continue;
+      entry.place.follow(job);
+      if (!["done", "failed", "cancelled"].includes(job.state)) continue;
+      waiting.delete(job.id);
+      if (job.state === "done" && job.images[0]) made.set(entry.key, job.images[0]);
+      show(entry.place, entry.key, job);
+    }
+  });
+
+  function show(target, key, job) {
+    const picture = made.get(key);
+    if (target.key !== key) return; // it shows something newer by now
+    target.show(picture, job);
+    compare.show(places.map(({ picture: shown }) => shown));
+  }
+
+  /** Cancel what is under way for a place. */
+  async function drop(target) {
+    for (const [id, entry] of waiting) {
+      if (entry.place !== target) continue;
+      waiting.delete(id);
+      await cancel(id);
+    }
+  }
+
+  async function make(target, request, name) {
+    const key = JSON.stringify(request);
+    if (target.key === key && (made.has(key) || [...waiting.values()].some((entry) => entry.key === key))) return;
+    await drop(target);
+    target.begin(key, name);
+    if (made.has(key)) return show(target, key);
+    try {
+      const job = await ask("api/v1/jobs", request);
+      waiting.set(job.id, { place: target, key });
+    } catch (error) {
+      target.fail(error.message);
+      tellProblem(`No preview of ${name}: ${error.message}`);
+    }
+  }
+
+  return {
+    /** models: [name of A, recipe, name of B or ""]. onlyMerge: A and B stay as they are. */
+    async show(models, request, onlyMerge = false) {
+      const [a, recipe, b] = models;
+      if (!onlyMerge && a) await make(places[0], { ...request, checkpoint: a }, a);
+      await make(places[1], { ...request, recipe }, "the merge");
+      if (!onlyMerge && b) await make(places[2], { ...request, checkpoint: b }, b);
+    },
+  };
+}
+
+function place(label) {
+  const box = element("figure", "em-merge-preview");
+  const stage = element("div", "em-preview-stage");
+  const image = element("img", "", "", { alt: "", hidden: true });
+  const said = element("span", "em-quiet", "No picture yet");
+  stage.append(image, said);
+  const caption = element("figcaption", "", label);
+  box.append(stage, caption);
+  const self = {
+    box,
+    key: "",
+    picture: null,
+    begin(key, name) {
+      self.key = key;
+      box.classList.add("em-busy");
+      said.textContent = "Waiting";
+      caption.textContent = label === "Merge" ? label : `${label}: ${name}`;
+    },
+    follow(job) {
+      if (job.preview) [image.src, image.hidden] = [address(job.preview), false];
+      said.textContent = job.steps ? `${job.step} of ${job.steps}` : job.stage || "Waiting";
+    },
+    show(picture, job) {
+      box.classList.remove("em-busy");
+      if (picture) {
+        self.picture = picture;
+        [image.src, image.hidden, image.alt] = [address(picture.url), false, caption.textContent];
+        said.textContent = "";
+      } else said.textContent = job?.error || "Cancelled";
+    },
+    fail(text) {
+      box.classList.remove("em-busy");
+      said.textContent = text;
+    },
+  };
+  return self;
+}
+
+/** Two pictures over one another. */
+function comparison() {
+  const box = element("div", "em-compare", "", { hidden: true });
+  const [under, over] = [element("img", "", "", { alt: "" }), element("img", "em-over", "", { alt: "" })];
+  const line = element("input", "em-divider", "", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Divider between the two pictures" });
+  const move = () => box.style.setProperty("--em-divide", `${line.value}%`);
+  line.addEventListener("input", move);
+  const names = ["A", "Merge", "B"];
+  let pictures = [];
+  const pick = (start) => {
+    const choice = element("select", "em-select", "", { "aria-label": start === 0 ? "Left picture" : "Right picture" });
+    choice.append(...names.map((name, index) => element("option", "", name, { value: index })));
+    choice.value = start;
+    choice.addEventListener("change", draw);
+    return choice;
+  };
+  const [left, right] = [pick(0), pick(1)];
+  const head = element("div", "em-compare-head");
+  head.append(left, element("span", "em-quiet", "against"), right);
+  const stage = element("div", "em-compare-stage");
+  stage.append(under, over, line);
+  box.append(head, stage);
+  move();
+
+  function draw() {
+    const [first, second] = [pictures[left.value], pictures[right.value]];
+    stage.hidden = !first || !second;
+    if (first) over.src = address(first.url);
+    if (second) under.src = address(second.url);
+  }
+
+  return {
+    box,
+    show(shown) {
+      pictures = shown;
+      box.hidden = shown.filter(Boolean).length < 2;
+      draw();
+    },
+  };
+}
