@@ -118,7 +118,7 @@ class MadeSource:
             yield from self.read_storage(key).split(_COPIED)
             return
         for numbers in self._rounded(key):
-            yield storage_of(numbers)
+            yield numbers.view(torch.uint8)
 
     def _unchanged(self, key: str) -> StoredWeight | None:
         slot = self._slots[key]

@@ -19,7 +19,7 @@ from torch import Tensor
 from backend.merging.rule import Piece
 from backend.weights.source import WeightSource
 
-PIECE = 2**18  # numbers at a time: with those of two models and the result, what fits the cache of one core
+PIECE = 2**17  # numbers at a time: with those of two models and the result, what fits the cache of one core
 
 Rows = tuple[int, int]  # the first, and that behind the last
 

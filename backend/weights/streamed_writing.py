@@ -22,7 +22,7 @@ from torch import Tensor
 from backend.errors import Cancelled, DiskFull, OutputError
 from backend.weights.atomic import atomic_file
 from backend.weights.safetensors_header import DTYPES, is_possible_name
-from backend.weights.source import TensorSpec, bytes_of
+from backend.weights.source import TensorSpec
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _SPARE = 64 * 2**20  # bytes of a disk that are left free
@@ -169,7 +169,7 @@ class _Writing:
             raise ValueError(f'"{name}" came to {position - begin} bytes instead of {self.specs[name].num_bytes}')
 
     def _put(self, chunk: Tensor, position: int) -> None:
-        rest = bytes_of(chunk)
+        rest = chunk.numpy().data
         if not hasattr(os, "pwrite"):
             with self._one:
                 os.lseek(self.descriptor, position, os.SEEK_SET)
