@@ -28,11 +28,11 @@ def threshold(pieces: Pieces, count: int) -> Threshold:
     """That of the `count` numbers with the largest magnitudes. pieces: the weight from its beginning, float32."""
     if count <= 0:
         return Threshold(2**31 - 1, 0)
-    upper = _counts(_bits(piece) // _HALF for piece in pieces())
+    upper = _counts(_bits(piece) >> 16 for piece in pieces())
     high, rest = _from_above(upper, count)
     if high < 0:
         return Threshold(-1, 0)
-    lower = _counts(bits[bits // _HALF == high] % _HALF for bits in map(_bits, pieces()))
+    lower = _counts(bits[bits >> 16 == high] & (_HALF - 1) for bits in map(_bits, pieces()))
     low, ties = _from_above(lower, rest)
     return Threshold(high * _HALF + low, ties)
 

@@ -101,11 +101,11 @@ def _slerp_rows(operands: Operands, settings: Settings) -> Iterator[Tensor]:
 
 
 def _row_shares(a: Tensor, b: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """As `Lengths.shares`, for each row of [rows, columns]."""
-    a, b = a.double(), b.double()
+    """As `Lengths.shares`, for each row of [rows, columns]; float64 [rows]."""
     of_a, of_b = a.norm(dim=1), b.norm(dim=1)
-    u, v = a / of_a.clamp(min=1e-300)[:, None], b / of_b.clamp(min=1e-300)[:, None]
-    angle = 2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))
+    u, v = a / of_a.clamp(min=1e-38)[:, None], b / of_b.clamp(min=1e-38)[:, None]
+    angle = 2 * torch.atan2((u - v).norm(dim=1).double(), (u + v).norm(dim=1).double())
+    of_a, of_b = of_a.double(), of_b.double()
     is_straight = (angle < _STRAIGHT) | (math.pi - angle < _STRAIGHT) | (of_a == 0) | (of_b == 0)
     is_straight |= torch.tensor(a.shape[1] == 1)
     length = ((1 - alpha) * of_a + alpha * of_b) / angle.sin()

@@ -23,15 +23,18 @@ Joined = Callable[[Sequence[Tensor]], Tensor]
 
 
 def mean(kept: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(kept)).mean(0)
+    return sum(kept[1:], start=kept[0]) / len(kept)
 
 
 def elected_mean(kept: Sequence[Tensor]) -> Tensor:
     """Of those whose sign is that of the sum; a sum of 0 counts as positive."""
-    stacked = torch.stack(list(kept))
-    is_positive = stacked.sum(0) >= 0
-    agrees = (stacked != 0) & ((stacked > 0) == is_positive)
-    return (stacked * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+    elected = torch.where(sum(kept[1:], start=kept[0]) >= 0, 1.0, -1.0)
+    total, count = torch.zeros_like(elected), torch.zeros_like(elected)
+    for part in kept:
+        agreeing = (part * elected).clamp_(min=0)
+        total.add_(agreeing)
+        count.add_(agreeing > 0)
+    return total.mul_(elected).div_(count.clamp_(min=1))
 
 
 def _merging(prepare: Callable[[Operands, Settings], Sparse], join: Joined) -> MergeFunction:
@@ -101,7 +104,8 @@ def _random_by_rank(operands: Operands, settings: Settings) -> Sparse:
 def keep_chances(difference: Tensor, density: float, epsilon: float) -> Tensor:
     """DELLA's: density - epsilon for the smallest of each row to density + epsilon for the largest."""
     rows = difference.abs().view(difference.shape[0], -1) if difference.ndim > 1 else difference.abs().view(1, -1)
-    ranks = rows.argsort(dim=1, stable=True).argsort(dim=1).float()
+    places = torch.arange(rows.shape[1], dtype=torch.float32).expand(rows.shape)
+    ranks = torch.empty_like(rows).scatter_(1, rows.argsort(dim=1, stable=True), places)
     reach = max(0.0, min(epsilon, density - 1e-3, 1 - density))
     chances = density - reach + 2 * reach * ranks / max(1, rows.shape[1] - 1)
     return chances.clamp(1e-3, 1).view(difference.shape)
