@@ -407,6 +407,17 @@ def test_small_angles_between_large_weights_are_found(eps, angle, loss):
     assert 1 - math.cos(angle / 2) == pytest.approx(loss, rel=0.06)
 
 
+@pytest.mark.parametrize("eps", [1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("rows", [10, 2**30])
+def test_small_angles_are_found_between_weights_of_other_lengths(eps, rows):
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(640, 640, generator=generator)
+    b = 1.5 * (a + eps * torch.randn(a.shape, generator=generator))
+    u, v = (model.double().numpy() / np.linalg.norm(model.double().numpy()) for model in (a, b))
+    wanted = 2 * math.atan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
+    assert lengths_of(Held([a, b], rows)).angle == pytest.approx(wanted, rel=1e-4)
+
+
 @vectors("slerp_angle_robust")
 def test_the_smallest_and_the_largest_angles_are_found(case):
     found = lengths_of(Held([tensor(case["A"]), tensor(case["B"])])).angle

@@ -20,6 +20,7 @@ from backend.merging.rules.sums import product
 
 _STRAIGHT = 1e-6  # radians from 0 or from pi at which there is no arc to tell
 _NEARLY_OPPOSITE = 3.0  # of |u - v|**2, which is at most 4: from here on |u + v| is summed by itself
+_LENGTH_ALONE = 1e-3  # of |a - b|**2: so little is left to the angle that sums in float32 lose it
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,17 @@ def lengths_of(operands: Operands, *, from_third: bool = False) -> Lengths:
         b += product(second, second)
         apart = first - second
         difference += product(apart, apart)
-    if difference > (_NEARLY_OPPOSITE - 1) * math.sqrt(a) * math.sqrt(b):
+    is_nearly_opposite = difference > (_NEARLY_OPPOSITE - 1) * math.sqrt(a) * math.sqrt(b)
+    turned = difference - (math.sqrt(a) - math.sqrt(b)) ** 2
+    if is_nearly_opposite or turned < _LENGTH_ALONE * difference:
         return _exact_lengths(operands, from_third)
     return Lengths(a, b, difference, 2 * (a + b) - difference)
 
 
 def _exact_lengths(operands: Operands, from_third: bool) -> Lengths:
-    """In float64, for what is nearly opposite: how near decides about everything there, and happens rarely."""
+    """In float64, for what is nearly opposite, where how near decides about everything, and for what differs in length
+    but hardly in direction. Both are rare.
+    """
     sums = [0.0] * 4
     for piece in operands.pieces():
         first, second = (vector.double() for vector in _vectors(piece, from_third))
