@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Pieces = Callable[[], Iterator[Tensor]]
+Pieces = Callable[[], Iterator[Sequence[Tensor]]]  # of several weights, from their beginning; float32
 
 _HALF = 2**16
 
@@ -24,15 +24,38 @@ class Threshold:
     ties: int
 
 
-def threshold(pieces: Pieces, count: int) -> Threshold:
-    """That of the `count` numbers with the largest magnitudes. pieces: the weight from its beginning, float32."""
-    if count <= 0:
-        return Threshold(2**31 - 1, 0)
-    upper = _counts(_bits(piece) >> 16 for piece in pieces())
-    high, rest = _from_above(upper, count)
+def thresholds(pieces: Pieces, counts: Sequence[int]) -> list[list[Threshold]]:
+    """Of each weight, those of its `counts` largest numbers. All weights are read side by side, and twice."""
+    upper = _sums([torch.bincount(_bits(part) >> 16, minlength=_HALF) for part in piece] for piece in pieces())
+    found = [[_from_above(bins, count) for count in counts] for bins in upper]
+    lower = _sums(
+        [_low_counts(_bits(part), [high for high, _ in wanted]) for part, wanted in zip(piece, found, strict=True)]
+        for piece in pieces()
+    )
+    return [
+        [_threshold(high, bins, rest) for (high, rest), bins in zip(wanted, halves, strict=True)]
+        for wanted, halves in zip(found, lower, strict=True)
+    ]
+
+
+def _sums(counts: Iterator[list[Tensor]]) -> list[Tensor]:
+    total = next(counts, [])
+    for found in counts:
+        for sum_so_far, more in zip(total, found, strict=True):
+            sum_so_far.add_(more)
+    return total
+
+
+def _low_counts(bits: Tensor, highs: Sequence[int]) -> Tensor:
+    """How often each lower half comes with each of these upper halves: [upper halves, 65536]."""
+    return torch.stack([torch.bincount(bits[bits >> 16 == high] & (_HALF - 1), minlength=_HALF) for high in highs])
+
+
+def _threshold(high: int, lower: Tensor, rest: int) -> Threshold:
     if high < 0:
         return Threshold(-1, 0)
-    lower = _counts(bits[bits >> 16 == high] & (_HALF - 1) for bits in map(_bits, pieces()))
+    if rest == 0:
+        return Threshold(2**31 - 1, 0)
     low, ties = _from_above(lower, rest)
     return Threshold(high * _HALF + low, ties)
 
@@ -57,13 +80,6 @@ class Largest:
 
 def _bits(piece: Tensor) -> Tensor:
     return piece.abs().reshape(-1).contiguous().view(torch.int32)
-
-
-def _counts(numbers: Iterator[Tensor]) -> Tensor:
-    total = torch.zeros(_HALF, dtype=torch.int64)
-    for piece in numbers:
-        total += torch.bincount(piece, minlength=_HALF)
-    return total
 
 
 def _from_above(counts: Tensor, count: int) -> tuple[int, int]:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from backend.merging.rule import MergeFunction, Operands, Parameter, Rule, Settings
-from backend.merging.rules.magnitudes import Largest, threshold
+from backend.merging.rules.magnitudes import Largest, thresholds
 from backend.merging.rules.parameters import DENSITY, RESCALE, STRENGTH, first_without_strength, these
-from backend.merging.rules.sums import difference_pieces, differences
+from backend.merging.rules.sums import differences
 
 Sparse = Callable[[Sequence[Tensor]], list[Tensor]]  # differences of one piece, in order -> what is kept of them
 Joined = Callable[[Sequence[Tensor]], Tensor]
@@ -51,9 +50,8 @@ def _merging(prepare: Callable[[Operands, Settings], Sparse], join: Joined) -> M
 def _largest(operands: Operands, settings: Settings) -> Sparse:
     """The largest of each difference."""
     count = int(settings.values["density"] * math.prod(operands.shape))
-    kept = [
-        Largest(threshold(partial(difference_pieces, operands, index), count)) for index in range(1, operands.count)
-    ]
+    limits = thresholds(lambda: map(differences, operands.pieces()), [count])
+    kept = [Largest(limit) for (limit,) in limits]
     return lambda found: [part * largest.mask(part) for part, largest in zip(found, kept, strict=True)]
 
 
@@ -62,10 +60,8 @@ def _between(operands: Operands, settings: Settings) -> Sparse:
     size = math.prod(operands.shape)
     outliers = int(settings.values["gamma"] * size)
     count = min(size, outliers + int(settings.values["density"] * size))
-    limits = [
-        [Largest(threshold(partial(difference_pieces, operands, index), number)) for number in (outliers, count)]
-        for index in range(1, operands.count)
-    ]
+    found = thresholds(lambda: map(differences, operands.pieces()), [outliers, count])
+    limits = [(Largest(upper), Largest(lower)) for upper, lower in found]
 
     def sparse(found: Sequence[Tensor]) -> list[Tensor]:
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,9 +32,3 @@ def differences(piece: Piece) -> list[Tensor]:
     """From the first model, of all others."""
     base, *others = piece
     return [other - base for other in others]
-
-
-def difference_pieces(operands: Operands, index: int) -> Iterator[Tensor]:
-    """Of model `index` from the first, piece by piece."""
-    for piece in operands.pieces():
-        yield piece[index] - piece[0]
