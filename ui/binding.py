@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from backend.errors import RequestError
+from backend.recipe import Recipe, parse_recipe
 from backend.request import RANDOM_SEED, GenerationRequest
 
 Field: TypeAlias = gr.Textbox | gr.Dropdown | gr.Checkbox | gr.HTML
@@ -40,7 +42,7 @@ def by_name(fields: Fields, values: Values) -> dict[str, Any]:
 def request_of(values: Mapping[str, Any]) -> GenerationRequest:
     """The request that the values of a form stand for. Raises RequestError, which names the field."""
     given = {name: value for name, value in values.items() if name in _TEXTS or value not in _EMPTY}
-    return GenerationRequest(**{name: _whole(name, value) for name, value in given.items()})
+    return GenerationRequest(**{name: _typed(name, value) for name, value in given.items()})
 
 
 def shown(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,6 +53,10 @@ def shown(values: Mapping[str, Any]) -> dict[str, Any]:
 def updates(fields: Fields, values: Mapping[str, Any]) -> dict[Component, Any]:
     """What a handler returns to set the fields that `values` names; it may name others, which are passed over."""
     return {fields[name]: value for name, value in values.items() if name in fields}
+
+
+def _typed(name: str, value: Any) -> Any:
+    return parse_recipe(value) if name == "recipe" and isinstance(value, str) else _whole(name, value)
 
 
 def _whole(name: str, value: Any) -> Any:
@@ -68,4 +74,6 @@ def _as_shown(name: str, value: Any) -> Any:
         return "" if value in (None, RANDOM_SEED) else str(value)
     if value is None and name not in _OPEN_NUMBERS:
         return ""
+    if isinstance(value, Recipe):
+        return json.dumps(value.to_mapping(), ensure_ascii=False)
     return list(value) if isinstance(value, tuple) else value

@@ -60,7 +60,7 @@ def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
         recipe=plan.model.recipe,
         vae=plan.model.vae,
         use_ema=plan.model.use_ema,
-        text_encoders=plan.model.text_encoders,
+        text_encoders=(*plan.model.text_encoders, *plan.model.unused_text_encoders),
         distilled_guidance=plan.distilled_guidance,
         guidance_rescale=plan.guidance_rescale,
         shift=plan.shift,

@@ -52,6 +52,7 @@ class ModelName:
     vae_hash: str | None = None
     use_ema: bool = False
     text_encoders: tuple[str, ...] = ()
+    unused_text_encoders: tuple[str, ...] = ()
     recipe: Recipe | None = None
 
 
@@ -74,6 +75,7 @@ class GenerationPlan:
     is_schedule_asked: whether the schedule was chosen, and not taken because it is the sampler's own.
     seed: of the first image; image k has seed + k.
     distilled_guidance: None for models that take none. shift: None for the model's own.
+    notices: what the user should know of how the request was understood.
     """
 
     prompt: str
@@ -97,6 +99,7 @@ class GenerationPlan:
     emphasis: EmphasisMode
     noise_source: NoiseKind
     exact_batches: bool
+    notices: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -111,6 +114,7 @@ def resolve(
     choices: Choices,
     standing: Standing,
     refiner: ModelName | None = None,
+    notices: tuple[str, ...] = (),
 ) -> GenerationPlan:
     """Fill in what the request leaves open, from the model's defaults and the user's standing choices.
 
@@ -152,6 +156,7 @@ def resolve(
         emphasis=choices.emphasis_modes[request.emphasis or standing.emphasis],
         noise_source=choices.noise_sources[request.noise_source or standing.noise_source],
         exact_batches=standing.exact_batches if request.exact_batches is None else request.exact_batches,
+        notices=notices,
     )
 
 

@@ -7,6 +7,7 @@ import { ask } from "./server.js";
 const PAUSE_MS = 350;
 const MATTERS = [
   "checkpoint",
+  "recipe",
   "vae",
   "text_encoders",
   "refiner",
@@ -36,6 +37,13 @@ export function mount({ element }) {
 
   const look = async () => {
     const body = Object.fromEntries(MATTERS.filter((name) => isGiven(values[name])).map((name) => [name, values[name]]));
+    if (body.recipe) {
+      try {
+        body.recipe = JSON.parse(body.recipe);
+      } catch {
+        return show("problem", "The recipe is no JSON.");
+      }
+    }
     const key = JSON.stringify(body);
     if (key === asked) return;
     asked = key;

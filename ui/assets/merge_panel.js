@@ -110,6 +110,15 @@ class Studio {
     this.save();
   }
 
+  /** Numbers of the same name that mean something else to the new rule begin anew. */
+  useRule(state, name) {
+    const before = new Map(this.parameters.map((parameter) => [parameter.name, parameter.default]));
+    state.rule = name;
+    for (const { name: number, default: usual } of this.rules.find((rule) => rule.name === name).parameters) {
+      if (before.get(number) !== usual) delete state.weights[number];
+    }
+  }
+
   /** As many models as the rule takes. */
   fitModels() {
     if (!this.rule) return;
@@ -193,7 +202,7 @@ class Studio {
     const pick = select(
       this.rules.map((entry) => [entry.name, entry.label]),
       rule?.name ?? "",
-      (value) => this.change((state) => (state.rule = value)),
+      (value) => this.change((state) => this.useRule(state, value)),
       { "aria-label": "Rule" },
     );
     this.find("rule").replaceChildren(labelled("Rule", pick));
@@ -355,7 +364,7 @@ class Studio {
     const prompt = this.find("prompt");
     if (!prompt.dataset.typed && document.activeElement !== prompt) prompt.value = values.prompt ?? "";
     const seed = this.find("seed");
-    if (!seed.dataset.typed && typeof values.seed === "number" && values.seed >= 0) seed.value = values.seed;
+    if (!seed.dataset.typed && /^\d+$/.test(values.seed ?? "")) seed.value = values.seed;
   }
 
   async preview(onlyMerge = false) {
@@ -420,7 +429,9 @@ class Studio {
     if (!recipe) return;
     const values = Object.fromEntries(Object.entries(this.form).filter(([, value]) => value !== null && value !== undefined && value !== ""));
     delete values.checkpoint;
+    if (values.seed !== undefined) values.seed = Number(values.seed); // the form has it as text
     try {
+      if (!Number.isSafeInteger(values.seed ?? 0)) throw new Error("this page cannot send a seed above 2^53; use the command line");
       await ask("api/v1/jobs", { ...values, prompt: this.find("prompt").value, recipe });
       note("Queued with the settings of txt2img, where the pictures appear.");
       this.showHistory();
@@ -585,16 +596,17 @@ async function recipeInFile(file) {
   return text ? JSON.parse(text) : null;
 }
 
-/** PNG chunks: length, type, data, checksum. Ours is an iTXt or tEXt chunk with the keyword "emulsion". */
+/** PNG chunks: length, type, data, checksum. Ours are texts with these keywords; a plot's picture has its request. */
 function recipeInPicture(data) {
   const view = new DataView(data.buffer);
-  const decoder = new TextDecoder();
+  const names = new TextDecoder("latin1");
   for (let at = 8; at + 12 <= data.length; ) {
     const length = view.getUint32(at);
-    const type = decoder.decode(data.subarray(at + 4, at + 8));
+    const type = names.decode(data.subarray(at + 4, at + 8));
     if (type === "iTXt" || type === "tEXt") {
-      const body = decoder.decode(data.subarray(at + 8, at + 8 + length));
-      if (body.startsWith("emulsion\0")) return JSON.parse(body.slice(body.indexOf("{"))).request?.recipe ?? null;
+      const chunk = data.subarray(at + 8, at + 8 + length);
+      const body = (type === "iTXt" ? new TextDecoder() : names).decode(chunk);
+      if (/^emulsion(-plot)?\0/.test(body)) return JSON.parse(body.slice(body.indexOf("{"))).request?.recipe ?? null;
     }
     at += 12 + length;
   }

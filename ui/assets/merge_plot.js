@@ -16,6 +16,7 @@ const KINDS = [
   ["steps", "Steps"],
   ["guidance_scale", "Guidance"],
 ];
+const SHOWN = 6; // of the newest
 const NAMES = new Set(["rule", "checkpoint"]);
 
 /** "0-1 (+0.25)", "0-1 [5]", or values with commas. Throws for what is none of them. */
@@ -68,9 +69,7 @@ export function mountPlots(host, studio) {
 
   async function open() {
     try {
-      const listed = await ask("api/v1/plots");
-      const entries = listed.plots ?? listed;
-      plots = await Promise.all(entries.slice(0, 6).map(({ id }) => ask(`api/v1/plots/${id}`)));
+      plots = (await ask("api/v1/plots")).slice(0, SHOWN);
       draw();
     } catch {
       // The line at the top says when the server does not answer.
@@ -96,8 +95,8 @@ export function mountPlots(host, studio) {
       open();
     }));
     const table = element("table", "em-plot-grid");
-    const columns = plot.x.values;
-    const rows = plot.y?.values ?? [null];
+    const columns = plot.x.labels;
+    const rows = plot.y?.labels ?? [null];
     const top = element("tr");
     if (plot.y) top.append(element("th"));
     top.append(...columns.map((value) => element("th", "", String(value), { scope: "col" })));

@@ -17,6 +17,7 @@ class ModelPicker(NamedTuple):
     card: gr.HTML
     vae: gr.Dropdown
     text_encoders: gr.Dropdown
+    recipe: gr.Textbox
 
 
 def model_picker(engine: Engine, choices: dict[str, Choices]) -> ModelPicker:
@@ -37,4 +38,13 @@ def model_picker(engine: Engine, choices: dict[str, Choices]) -> ModelPicker:
             min_width=160,
             elem_classes=["em-several"],
         )
-    return ModelPicker(checkpoint, refresh, card, vae, text_encoders)
+    recipe = gr.Textbox(
+        value="",
+        label="Recipe",
+        info="Makes the model in place of the checkpoint. Choose a checkpoint to be rid of it.",
+        placeholder=" ",
+        lines=2,
+        max_lines=4,
+        elem_classes=["em-recipe"],
+    )
+    return ModelPicker(checkpoint, refresh, card, vae, text_encoders, recipe)

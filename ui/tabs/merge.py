@@ -10,7 +10,9 @@ _TEMPLATE = """
 <section class="em-merge" aria-label="Merge">
   <div class="em-merge-column">
     <div class="em-panel">
-      <div class="em-panel-head"><h2>Models</h2><button type="button" class="em-action" data-part="swap">Swap A and B</button></div>
+      <div class="em-panel-head">
+        <h2>Models</h2><button type="button" class="em-action" data-part="swap">Swap A and B</button>
+      </div>
       <div class="em-models" data-part="models"></div>
       <button type="button" class="em-action" data-part="add-model" hidden>Add a model</button>
       <div data-part="rule"></div>
@@ -39,7 +41,8 @@ _TEMPLATE = """
     </div>
     <div class="em-panel">
       <div class="em-panel-head"><h2>Recipes that were used</h2></div>
-      <p class="em-quiet" data-part="no-history">None yet. Drop a picture, a merged checkpoint or a recipe here to restore one.</p>
+      <p class="em-quiet" data-part="no-history">
+        None yet. Drop a picture, a merged checkpoint or a recipe here to restore one.</p>
       <ol class="em-history-list" data-part="history"></ol>
     </div>
   </div>
@@ -51,7 +54,8 @@ _TEMPLATE = """
         <span class="em-quiet" data-part="family"></span>
       </div>
       <div data-part="bank"></div>
-      <p class="em-block-hint" data-part="hint">Draw across the sliders, type a number, or use the arrow keys. A double click gives a block back to the base.</p>
+      <p class="em-block-hint" data-part="hint">Draw across the sliders, type a number, or use the arrow keys.
+        A double click gives a block back to the base.</p>
       <div class="em-bank-tools">
         <span data-part="preset"></span>
         <button type="button" class="em-action" data-part="undo">Undo</button>

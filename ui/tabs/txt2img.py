@@ -80,6 +80,7 @@ def build(engine: Engine) -> None:
         "checkpoint": model.checkpoint,
         "vae": model.vae,
         "text_encoders": model.text_encoders,
+        "recipe": model.recipe,
         **refiner._asdict(),
         **sampling,
         **size._asdict(),
@@ -195,7 +196,7 @@ def _connect_generate(engine: Engine, form: _Form) -> None:
 
 
 def _connect_model(engine: Engine, form: _Form) -> None:
-    checkpoint, refresh, card, vae, text_encoders = form.model
+    checkpoint, refresh, card, vae, text_encoders, recipe = form.model
     sampler, refiner = form.fields["sampler"], form.fields["refiner"]
 
     def describe(name: str | None) -> Updates:
@@ -221,6 +222,7 @@ def _connect_model(engine: Engine, form: _Form) -> None:
         }
 
     checkpoint.change(describe, checkpoint, [card, sampler], **_QUICK)
+    checkpoint.input(lambda: "", None, recipe, **_QUICK)  # whoever chooses a checkpoint wants that one
     refreshed = [checkpoint, vae, text_encoders, refiner, card, form.status]
     refresh.click(look_again, checkpoint, refreshed, **_QUICK)
 
