@@ -97,7 +97,6 @@ class Rule:
     models it takes, which are treated like the last role. per-model numbers are parameters named "weight_a" ...
     parameters(count): the parameters for so many models.
     same_as: the number of the model whose weight the result is, bit for bit, with these values; None when it is none.
-    adds_missing: whether weights that only other models than the first have belong into the result.
     """
 
     name: str

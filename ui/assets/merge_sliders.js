@@ -50,11 +50,6 @@ export function sliderBank(host, { layout, read, write, settle, tell }) {
     track.addEventListener("keydown", (event) => onKey(event, block.name));
     track.addEventListener("focus", () => tell(block));
     box.addEventListener("pointerenter", () => tell(block));
-    track.addEventListener("dblclick", () => {
-      set(block.name, null);
-      draw();
-      settle();
-    });
     const name = block.name.startsWith(block.group) ? block.name.slice(block.group.length) : block.name; // the group has its own title
     box.append(track, typed, element("span", "em-block-name", name || block.name));
     return { box, track, typed, block };
@@ -114,6 +109,14 @@ export function sliderBank(host, { layout, read, write, settle, tell }) {
   });
   bank.addEventListener("pointermove", (event) => bank.hasPointerCapture(event.pointerId) && follow(event));
   bank.addEventListener("pointerup", () => last && ((last = null), settle()));
+  // While the pointer is held by the bank, a double click is the bank's.
+  bank.addEventListener("dblclick", (event) => {
+    const track = document.elementFromPoint(event.clientX, event.clientY)?.closest(".em-track");
+    if (!track) return;
+    set(track.dataset.block, null);
+    draw();
+    settle();
+  });
   bank.addEventListener("pointercancel", () => (last = null));
 
   function follow(event) {
