@@ -115,3 +115,15 @@ def test_recipes_are_kept_by_name(engine, client):
     assert client.delete("/api/v1/recipes/mixes/half").status_code == 200
     assert client.delete("/api/v1/recipes/mixes/half").status_code == 404
     assert client.get("/api/v1/recipes").json() == []
+
+
+def test_two_checkpoints_are_compared_block_by_block(client):
+    answer = client.post("/api/v1/merge/compare", json={"a": "a", "b": "b"})
+    found = {block["name"]: block for block in answer.json()["blocks"]}
+    assert {"IN00", "M00", "OUT00", "VAE", "TE1", ""} <= found.keys()
+    assert 0 < found["IN00"]["angle"] < 3.2
+    assert found["IN00"]["distance"] > 0
+    same = client.post("/api/v1/merge/compare", json={"a": "a", "b": "a"}).json()["blocks"]
+    assert {(block["angle"], block["distance"]) for block in same} == {(0, 0)}
+    refused = client.post("/api/v1/merge/compare", json={"a": "a", "b": "gone"})
+    assert refused.status_code == 422

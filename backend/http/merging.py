@@ -16,11 +16,12 @@ from backend.http.job_json import job_json
 from backend.http.json_body import JsonObject
 from backend.merging.base_reading import BaseReading
 from backend.merging.block_layout import BlockLayout
+from backend.merging.comparison import compare_blocks
 from backend.merging.layouts import layout_of, shares
 from backend.merging.presets import preset_weights, presets_for
 from backend.merging.rule import Rule
 from backend.merging.weight_lists import read_weights, write_weights
-from backend.recipe import StoredDtype, recipe_from, weights_mapping
+from backend.recipe import CheckpointInput, FileRef, Merge, Recipe, StoredDtype, recipe_from, weights_mapping
 from backend.weights.source import WeightSource
 
 _DTYPES = {
@@ -105,6 +106,15 @@ def merging_router(engine: Engine) -> APIRouter:
             "parameters": told.parameters,
             "num_bytes": told.num_bytes,
         }
+
+    @router.post("/merge/compare")
+    def compare(body: JsonObject) -> dict[str, Any]:
+        """How far two checkpoints lie apart, by block: reads both, about a second for every two gigabytes."""
+        _check_known(body, {"a", "b"})
+        models = tuple(CheckpointInput(file=FileRef(name=_text(body, name))) for name in ("a", "b"))
+        made = engine.make(Recipe(root=Merge(rule="lerp", models=models)))
+        found = compare_blocks(made.model, layout_of(made.model.family.name, made.model.source.keys()))
+        return {"blocks": [{"name": name, **dataclasses.asdict(each)} for name, each in found.items()]}
 
     @router.post("/merge/save", status_code=202)
     def save(body: JsonObject) -> dict[str, Any]:

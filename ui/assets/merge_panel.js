@@ -244,6 +244,7 @@ class Studio {
 
   drawBlocks() {
     const panel = this.find("block-panel");
+    if (this.apartOf !== this.state.models.slice(0, 2).join(" ")) this.apart = null;
     const byBlock = this.parameters.filter((parameter) => parameter.by_block);
     panel.hidden = !this.layout || !byBlock.length;
     if (panel.hidden) return;
@@ -264,8 +265,9 @@ class Studio {
         this.drawRecipe();
       },
       settle: () => this.settle(),
-      tell: (block) => (this.find("hint").textContent = hintOf(block)),
+      tell: (block) => (this.find("hint").textContent = hintOf(block, this.apart?.get(block.name))),
     });
+    this.bank.showDistances(this.apart);
     const presets = [["", "Preset ..."], ...this.layout.presets.map((preset) => [preset.name, preset.label])];
     this.find("preset").replaceChildren(
       select(presets, "", (name) => this.usePreset(name), { "aria-label": "Preset" }),
@@ -372,6 +374,27 @@ class Studio {
     if (!recipe) return;
     const request = previewRequest(this.form, this.find("prompt").value, Math.max(0, Math.round(this.find("seed").valueAsNumber || 0)));
     await this.views.show([this.state.models[0], recipe, this.state.models[1] ?? ""], request, onlyMerge);
+  }
+
+  /** How far A and B lie apart, block by block. */
+  async compare() {
+    const [a, b] = this.state.models;
+    const button = this.find("compare");
+    button.disabled = true;
+    button.textContent = "Comparing ...";
+    try {
+      const { blocks } = await ask("api/v1/merge/compare", { a, b });
+      this.apart = new Map(blocks.map((block) => [block.name, block]));
+      this.apartOf = `${a} ${b}`;
+      this.bank.showDistances(this.apart);
+      const whole = this.apart.get("");
+      note(`A and B differ by ${(100 * whole.distance).toPrecision(3)} % in all, at an angle of ${whole.angle.toFixed(3)}.`);
+    } catch (error) {
+      tellProblem(`A and B could not be compared: ${error.message}`);
+    } finally {
+      button.disabled = false;
+      button.textContent = "Compare A and B";
+    }
   }
 
   usePreset(name) {
@@ -538,6 +561,7 @@ class Studio {
     on("mirror", () => this.bend((values) => values.reverse()));
     on("invert", () => this.bend((values) => values.map((value) => this.parameter.maximum + this.parameter.minimum - value)));
     on("smooth", () => this.bend((values) => values.map((value, index) => ((values[index - 1] ?? value) + 2 * value + (values[index + 1] ?? value)) / 4)));
+    on("compare", () => this.compare());
     on("copy", async () => {
       const text = await this.writeText();
       this.find("text").value = text;
@@ -573,8 +597,9 @@ class Studio {
   }
 }
 
-function hintOf(block) {
-  return `${block.label}: ${(100 * block.share).toFixed(2)} % of the parameters. ${block.hint}`;
+function hintOf(block, apart) {
+  const distance = apart ? ` A and B differ by ${(100 * apart.distance).toPrecision(3)} %, at an angle of ${apart.angle.toFixed(3)} (SLERP is LERP near 0).` : "";
+  return `${block.label}: ${(100 * block.share).toFixed(2)} % of the parameters. ${block.hint}${distance}`;
 }
 
 function kept() {

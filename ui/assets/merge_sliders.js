@@ -51,8 +51,9 @@ export function sliderBank(host, { layout, read, write, settle, tell }) {
     track.addEventListener("focus", () => tell(block));
     box.addEventListener("pointerenter", () => tell(block));
     const name = block.name.startsWith(block.group) ? block.name.slice(block.group.length) : block.name; // the group has its own title
-    box.append(track, typed, element("span", "em-block-name", name || block.name));
-    return { box, track, typed, block };
+    const apart = element("span", "em-block-apart");
+    box.append(track, typed, element("span", "em-block-name", name || block.name), apart);
+    return { box, track, typed, apart, block };
   }
 
   function range() {
@@ -159,6 +160,14 @@ export function sliderBank(host, { layout, read, write, settle, tell }) {
     }
   }
 
+  /** What was found of A and B, by block; null for nothing. */
+  function showDistances(found) {
+    for (const { apart, block } of columns.values()) {
+      const distance = found?.get(block.name)?.distance;
+      apart.textContent = distance === undefined ? "" : `${Number((100 * distance).toPrecision(2))}%`;
+    }
+  }
+
   draw();
-  return { draw };
+  return { draw, showDistances };
 }

@@ -64,6 +64,7 @@ _TEMPLATE = """
         <button type="button" class="em-action" data-part="invert">Invert</button>
         <button type="button" class="em-action" data-part="smooth">Smooth</button>
         <button type="button" class="em-action" data-part="reset">Reset</button>
+        <button type="button" class="em-action" data-part="compare">Compare A and B</button>
       </div>
       <p class="em-hint" data-part="more"></p>
       <details data-part="kinds"><summary>By kind of layer</summary><div class="em-selections"></div></details>
