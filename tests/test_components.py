@@ -81,25 +81,24 @@ def test_a_vae_that_is_missing_altogether_is_told_with_its_folder(tmp_path: Path
 
 def test_needed_encoders_are_found_by_kind(tmp_path: Path) -> None:
     chosen = choose_text_encoders((), ENTRY, FLUX, library_of(tmp_path, *FILES))
-    assert [(encoder.kind, encoder.name) for encoder in chosen] == [("clip_l", "clip_l"), ("t5", "t5")]
+    assert [(encoder.kind, encoder.name) for encoder in chosen.used] == [("clip_l", "clip_l"), ("t5", "t5")]
 
 
 def test_the_encoder_that_was_asked_for_comes_before_the_first_of_its_kind(tmp_path: Path) -> None:
     chosen = choose_text_encoders(("fine-tuned clip_l",), ENTRY, FLUX, library_of(tmp_path, *FILES))
-    assert [encoder.name for encoder in chosen] == ["fine-tuned clip_l", "t5"]
+    assert [encoder.name for encoder in chosen.used] == ["fine-tuned clip_l", "t5"]
 
 
 def test_optional_encoders_complete_a_model_only_when_none_was_asked_for(tmp_path: Path) -> None:
     library = library_of(tmp_path, *FILES)
-    assert [encoder.kind for encoder in choose_text_encoders((), ENTRY, SD3, library)] == ["clip_g", "t5"]
-    assert [encoder.kind for encoder in choose_text_encoders(("clip_g",), ENTRY, SD3, library)] == ["clip_g"]
+    assert [encoder.kind for encoder in choose_text_encoders((), ENTRY, SD3, library).used] == ["clip_g", "t5"]
+    assert [encoder.kind for encoder in choose_text_encoders(("clip_g",), ENTRY, SD3, library).used] == ["clip_g"]
 
 
 @pytest.mark.parametrize(
     ("wanted", "description", "there", "told"),
     [
         ((), FLUX, ["text_encoders/clip_l.safetensors"], "needs a T5-XXL text encoder and holds none"),
-        (("clip_g",), FLUX, list(FILES), "clip_g is OpenCLIP-G; model.safetensors reads CLIP-L, T5-XXL"),
         (("clip_l", "fine-tuned clip_l"), FLUX, list(FILES), "are both CLIP-L"),
         ((), described(text_encoders=("clip_l", "t5")), [], "holds no text encoder"),
     ],
@@ -109,6 +108,13 @@ def test_what_does_not_fit_or_is_missing_is_named(
 ) -> None:
     with pytest.raises(RequestError, match=told):
         choose_text_encoders(wanted, ENTRY, description, library_of(tmp_path, *there))
+
+
+def test_an_encoder_that_the_model_cannot_read_is_passed_over_and_told(tmp_path: Path) -> None:
+    chosen = choose_text_encoders(("clip_g",), ENTRY, FLUX, library_of(tmp_path, *FILES))
+    assert [encoder.kind for encoder in chosen.used] == ["clip_l", "t5"]
+    assert [encoder.name for encoder in chosen.unused] == ["clip_g"]
+    assert "clip_g is OpenCLIP-G" in chosen.notices[0]
 
 
 def test_weights_leave_once_after_idle_minutes_and_stay_while_there_is_work() -> None:
