@@ -48,6 +48,7 @@ GOLDEN = {
     "sgm_uniform": [14.6146, 5.0924, 2.2797, 1.1629, 0.5712, 0.0],
     "simple": [14.6146, 5.0878, 2.2765, 1.1606, 0.5693, 0.0],
     "beta": [14.6146, 7.3718, 2.6152, 1.0273, 0.3955, 0.0],
+    "beta_a1111": [14.6146, 12.0523, 7.3219, 2.5915, 0.0292, 0.0],
     "turbo": [14.6146, 5.0878, 2.2765, 1.1606, 0.5693, 0.0],
     "sd_turbo": [14.6146, 8.3028, 5.0878, 3.3211, 2.2765, 0.0],
     "lcm": [14.6146, 5.0878, 2.2765, 1.1606, 0.5693, 0.0],
@@ -84,6 +85,15 @@ def test_beta_spreads_timesteps_and_not_sigmas():
     assert ours[-2:] == pytest.approx([0.11, 0.0], abs=0.005)
     quantiles = [round(999 * stats.beta.ppf(1 - i / 20, 0.6, 0.6)) for i in range(20)]
     assert ours[:-1] == [LEVELS.sigmas[timestep] for timestep in quantiles]
+
+
+def test_beta_of_a1111_spreads_sigmas():
+    ours = Registry("schedule", BUILTIN)["Beta (A1111)"].sigmas(20, LEVELS)
+    assert ours[:4] == pytest.approx([14.6, 14.4, 14.0, 13.4], abs=0.05)
+    assert ours[-3:] == pytest.approx([0.23, 0.029, 0.0], abs=0.005)
+    quantiles = stats.beta.ppf([1 - i / 19 for i in range(20)], 0.6, 0.6)
+    span = LEVELS.sigma_max - LEVELS.sigma_min
+    assert ours[:-1] == pytest.approx(LEVELS.sigma_min + span * quantiles, rel=1e-9)
 
 
 KINDS = {

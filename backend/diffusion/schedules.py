@@ -69,10 +69,19 @@ def exponential(steps: int, levels: Levels) -> list[float]:
 def beta(steps: int, levels: Levels, a: float = 0.6, b: float = 0.6) -> list[float]:
     """Levels at quantiles of a beta distribution, dense at both ends (Lee et al. 2024, "Beta Sampling").
 
-    As in ComfyUI the quantiles are numbers of trained levels. A1111's schedule of this name has them on sigma.
+    As in ComfyUI the quantiles are numbers of trained levels. `beta_on_sigma` has them on sigma.
     """
     quantiles = [beta_ppf(1 - i / steps, a, b) * (levels.num_levels - 1) for i in range(steps)]
     return at_levels(_whole(quantiles), levels)
+
+
+def beta_on_sigma(steps: int, levels: Levels, a: float = 0.6, b: float = 0.6) -> list[float]:
+    """What A1111 calls Beta: the quantiles lie between the least and the greatest sigma, so most steps are noisy ones.
+
+    The last step begins at the least sigma.
+    """
+    quantiles = [beta_ppf(share, a, b) for share in _evenly(1.0, 0.0, steps)]
+    return [*(levels.sigma_min + quantile * (levels.sigma_max - levels.sigma_min) for quantile in quantiles), 0.0]
 
 
 BUILTIN = (
@@ -82,6 +91,7 @@ BUILTIN = (
     Schedule(name="sgm_uniform", label="SGM Uniform", aliases=("trailing",), sigmas=sgm_uniform),
     Schedule(name="simple", label="Simple", sigmas=simple),
     Schedule(name="beta", label="Beta", sigmas=beta),
+    Schedule(name="beta_a1111", label="Beta (A1111)", sigmas=beta_on_sigma),
     Schedule(name="turbo", label="Turbo (trailing)", aliases=("turbo_trailing", "lightning"), sigmas=turbo),
     Schedule(name="sd_turbo", label="SD Turbo", aliases=("SDTurboScheduler",), sigmas=sd_turbo),
     Schedule(name="lcm", label="LCM", aliases=("tcd",), sigmas=lcm_grid),
