@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.pipeline.infotext import Infotext, read_infotext, read_pairs, request_from_infotext, write_infotext
+from backend.pipeline.infotext import (
+    Infotext,
+    read_infotext,
+    read_names,
+    read_pairs,
+    request_from_infotext,
+    write_infotext,
+    write_names,
+)
 from backend.request import GenerationRequest
 
 PAIRS = json.loads((Path(__file__).parent / "data" / "infotext_pairs.json").read_text())
@@ -90,6 +98,22 @@ def test_every_value_is_read_back(parameters):
     }
     written = write_infotext("a cat, blue: 3", "dog", parameters)
     assert read_infotext(written) == Infotext(prompt="a cat, blue: 3", negative_prompt="dog", parameters=parameters)
+
+
+@settings(deadline=None, derandomize=True, max_examples=400)
+@given(names=st.lists(st.text(alphabet=st.sampled_from('ab: ,"\\\n-/x1é')), max_size=4))
+def test_names_in_a_list_are_read_back(names):
+    written = write_infotext("a cat", "", {"Steps": "1", "Seed": "2", "Aa": "3", "Names": write_names(names)})
+    assert read_names(read_infotext(written).parameters["Names"]) == tuple(names)
+
+
+def test_text_encoders_with_commas_are_restored():
+    names = ("clip_l, fine-tuned", "t5xxl fp8")
+    written = write_infotext("a cat", "", {"Steps": "1", "Seed": "2", "RNG": "NV", "Text encoders": write_names(names)})
+    restored = request_from_infotext(read_infotext(written))
+    assert restored.fields["text_encoders"] == names
+    plain = read_infotext('a cat\nSteps: 1, Seed: 2, RNG: NV, Text encoders: "clip_l, t5xxl fp8"')
+    assert request_from_infotext(plain).fields["text_encoders"] == ("clip_l", "t5xxl fp8")
 
 
 @settings(deadline=None, derandomize=True, max_examples=400)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -65,6 +65,25 @@ def write_infotext(prompt: str, negative_prompt: str, parameters: Mapping[str, o
     ]
     negative = f"\n{NEGATIVE_PROMPT} {negative_prompt}" if negative_prompt else ""
     return f"{prompt}{negative}\n{', '.join(pairs)}".strip()
+
+
+def write_names(names: Sequence[str]) -> str:
+    """Names as one value, with commas between them; a name that would not be read back otherwise is a JSON string."""
+    return ", ".join(map(_quote_name, names))
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """The names in a value that `write_names` wrote."""
+    names: list[str] = []
+    at = 0
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        end = _end_of_value(text, at)
+        names.append(_unquote(text[at:end].rstrip()))
+        at = end + 1
+    return tuple(names)
 
 
 def read_infotext(text: str) -> Infotext:
@@ -133,7 +152,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore_checkpoint(restored, left)
     _restore(restored, left, "Merge recipe", lambda text: {"recipe": parse_recipe(text)})
     _restore(restored, left, "VAE", lambda text: {"vae": None if text in ("Automatic", "None") else text})
-    _restore(restored, left, "Text encoders", lambda text: {"text_encoders": tuple(text.split(", "))})
+    _restore(restored, left, "Text encoders", lambda text: {"text_encoders": read_names(text)})
     _restore(restored, left, "Refiner", lambda text: {"refiner": _HASH_BEHIND_NAME.sub("", text)})
     _restore(restored, left, "Refiner switch at", lambda text: {"refiner_switch": float(text)})
     _restore(restored, left, "Refiner switch timestep", lambda text: {"refiner_switch_timestep": int(text)})
@@ -232,6 +251,11 @@ def _quote(value: str) -> str:
     """
     is_plain = value and value == value.strip() and value[0] != '"' and not any(mark in value for mark in ",:\n")
     return value if is_plain else json.dumps(value, ensure_ascii=False)
+
+
+def _quote_name(name: str) -> str:
+    is_plain = name and name == name.strip() and name[0] != '"' and "," not in name
+    return name if is_plain else json.dumps(name, ensure_ascii=False)
 
 
 def _unquote(value: str) -> str:

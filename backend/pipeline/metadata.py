@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from backend import __version__
-from backend.pipeline.infotext import write_infotext
+from backend.pipeline.infotext import write_infotext, write_names
 from backend.pipeline.plan import GenerationPlan, ModelName
 from backend.recipe import Recipe
 from backend.request import DEFAULT_REFINER_SWITCH, GenerationRequest
@@ -43,7 +43,7 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             if plan.refiner and plan.refiner.switch_timestep is None
             else None,
             "Refiner switch timestep": plan.refiner.switch_timestep if plan.refiner else None,
-            "Text encoders": ", ".join(model.text_encoders) or None,
+            "Text encoders": write_names(model.text_encoders) or None,
             "RNG": plan.noise_source.label,
             "Emphasis": plan.emphasis.label if plan.emphasis.name != "original" else None,
             "Version": f"Emulsion {__version__}",
