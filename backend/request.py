@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from backend.errors import RequestError
@@ -25,6 +26,18 @@ MAX_SEED = 2**63 - 1
 RANDOM_SEED = -1
 
 
+class PredictionKind(str, Enum):
+    """What a U-Net was trained to predict; weights do not show it."""
+
+    EPS = "eps"
+    V = "v"
+    V_ZERO_SNR = "v_zero_snr"  # v, on noise levels that end without any signal
+
+    @property
+    def is_velocity(self) -> bool:
+        return self is not PredictionKind.EPS
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """A text-to-image job as asked for. None means: whatever suits the checkpoint.
@@ -35,6 +48,7 @@ class GenerationRequest:
     text_encoders: files in models/text_encoders that are used in place of what the checkpoint holds or finds itself.
     guidance_scale: 1 switches classifier-free guidance, and the negative prompt, off.
     distilled_guidance: the scale that models with a guidance embedding (FLUX.1 dev, LCM) are told.
+    prediction: what a U-Net (SD 1.x, 2.x, SDXL) predicts, in place of what its file says; others pass it over.
     guidance_rescale: how much of the guided result's contrast is pulled back to the unguided one's, 0 to 1.
     shift: of the noise levels of flow models (SD 3, FLUX.1).
     refiner: a checkpoint that finishes the picture. refiner_switch: the share of the steps after which it takes over;
@@ -60,7 +74,8 @@ class GenerationRequest:
     height: int | None = None
     guidance_scale: float | None = None
     distilled_guidance: float | None = None
-    guidance_rescale: float = 0.0
+    guidance_rescale: float | None = None
+    prediction: PredictionKind | None = None
     shift: float | None = None
     refiner: str | None = None
     refiner_switch: float = DEFAULT_REFINER_SWITCH
@@ -89,10 +104,11 @@ class GenerationRequest:
             )
         _check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
         _check_number("distilled_guidance", self.distilled_guidance, 0.0, MAX_GUIDANCE)
-        _check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0, optional=False)
+        _check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
         _check_number("shift", self.shift, MIN_SHIFT, MAX_SHIFT)
         _check_number("refiner_switch", self.refiner_switch, 0.0, 1.0, optional=False)
         _check_int("refiner_switch_timestep", self.refiner_switch_timestep, 0, 999)
+        object.__setattr__(self, "prediction", _checked_prediction(self.prediction))
         object.__setattr__(self, "text_encoders", _checked_names("text_encoders", self.text_encoders))
         _check_int("seed", self.seed, RANDOM_SEED, MAX_SEED, optional=False)
         _check_int("batch_size", self.batch_size, 1, MAX_IMAGES, optional=False)
@@ -116,7 +132,11 @@ class GenerationRequest:
     def to_mapping(self) -> dict[str, Any]:
         """The fields as JSON values; `from_mapping` gives the same request back."""
         values = dataclasses.asdict(dataclasses.replace(self, recipe=None))
-        return {**values, "recipe": None if self.recipe is None else self.recipe.to_mapping()}
+        return {
+            **values,
+            "recipe": None if self.recipe is None else self.recipe.to_mapping(),
+            "prediction": None if self.prediction is None else self.prediction.value,
+        }
 
 
 def _check_prompt(field: str, value: Any) -> None:
@@ -155,6 +175,14 @@ def _check_side(field: str, value: Any) -> None:
     if value is not None and value % 8:
         lower = value - value % 8
         raise RequestError(field, f"{value} is no multiple of 8; use {lower} or {lower + 8}")
+
+
+def _checked_prediction(value: Any) -> PredictionKind | None:
+    """A kind; JSON gives its text."""
+    known = {kind.value: kind for kind in PredictionKind}
+    if value is not None and (not isinstance(value, str) or value not in known):
+        raise RequestError("prediction", f"must be one of {', '.join(known)}, not {value!r:.60}")
+    return None if value is None else known[value]
 
 
 def _checked_names(field: str, value: Any) -> tuple[str, ...]:

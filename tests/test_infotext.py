@@ -177,6 +177,7 @@ def test_restores_a_request():
         "clip_skip": 2,
         "emphasis": "No norm",
         "noise_source": "CPU",
+        "guidance_rescale": 0.0,
     }
     assert GenerationRequest(**fields).seed == 965400086
 
@@ -196,7 +197,7 @@ def test_a_bare_prompt_restores_nothing_but_prompts():
 def test_says_what_was_not_restored():
     text = "cat\nSteps: many, Seed: -5, Size: 513x512, CFG scale: nan, Hires upscale: 2, Clip skip: 1e9, Model: m"
     fields, notices = request_from_infotext(read_infotext(text))
-    assert fields.keys() == {"prompt", "negative_prompt", "checkpoint", "emphasis", "noise_source"}
+    assert fields.keys() == {"prompt", "negative_prompt", "checkpoint", "guidance_rescale", "emphasis", "noise_source"}
     told = "\n".join(notices)
     for key in ("Steps: many", "Seed: -5", "Size: 513x512", "CFG scale: nan", "Hires upscale: 2", "Clip skip: 1e9"):
         assert key in told

@@ -22,7 +22,7 @@ from backend.extensions.loader import load_extensions
 from backend.http.security import Security
 from backend.http.server import build_app
 from backend.nn.flux import Flux, FluxConfig
-from backend.request import GenerationRequest
+from backend.request import GenerationRequest, PredictionKind
 from backend.weights.safetensors_file import write_safetensors
 from tests.extension_samples import write_extension
 from tests.http_server import client_of
@@ -49,6 +49,7 @@ LABELS = {
     "guidance_scale": "Guidance",
     "distilled_guidance": "Distilled guidance",
     "guidance_rescale": "Guidance rescale",
+    "prediction": "Prediction",
     "shift": "Shift",
     "width": "Width",
     "height": "Height",
@@ -76,7 +77,8 @@ EMPTY_FORM = {
     "steps": None,
     "guidance_scale": None,
     "distilled_guidance": None,
-    "guidance_rescale": 0,
+    "guidance_rescale": None,
+    "prediction": "",
     "shift": None,
     "width": None,
     "height": None,
@@ -252,6 +254,26 @@ def test_an_empty_field_takes_what_the_model_has(page, engine):
     assert (request.width, request.height) == (facts.native_size, facts.native_size)
     assert (request.steps, request.sampler) == (facts.defaults.steps, facts.defaults.sampler)
     assert request.guidance_scale == facts.defaults.guidance_scale
+    assert request.guidance_rescale == facts.defaults.guidance_rescale
+    assert request.prediction is None
+
+
+def test_a_prediction_that_is_chosen_changes_what_the_model_is_used_with(page, engine):
+    result = page.handler("describe")("tiny", "v_zero_snr")
+    card = result[page.labelled("About this checkpoint")]
+    assert "zero terminal SNR" in card["defaults"]["reason"]
+    assert result[page.field("sampler")]["choices"][0] == ("Euler (model)", "")
+    assert result[page.field("prediction")]["choices"][0] == ("Noise (eps) (model)", "")
+    again = page.handler("look_again")("tiny", "v_zero_snr")
+    assert again[page.labelled("About this checkpoint")]["defaults"] == card["defaults"]
+    request = engine.job(page.generate(prediction="v_zero_snr")["job"]).request
+    assert (request.prediction, request.sampler) == (PredictionKind.V_ZERO_SNR, "euler")
+    fields = page.after("opened", values={**EMPTY_FORM, "prediction": "v_zero_snr"})
+    assert fields["prediction"]["value"] == "v_zero_snr"
+    assert fields["sampler"]["choices"][0] == ("Euler (model)", "")
+    restored = page.after("pasted", text=f"{INFOTEXT}, Prediction: v")
+    assert restored["prediction"] == "v"
+    assert page.after("pasted", text=INFOTEXT)["prediction"] == ""
 
 
 @pytest.mark.parametrize(
@@ -307,7 +329,7 @@ def test_a_checkpoint_that_cannot_be_used_is_listed_with_the_reason(page):
 
 
 def test_the_card_says_what_the_header_says(page, engine):
-    result = page.handler("describe")("tiny")
+    result = page.handler("describe")("tiny", "")
     card = result[page.labelled("About this checkpoint")]
     assert card["title"] == "Tiny random model"
     assert card["usage_hint"] == "Ask for circles."
@@ -328,8 +350,8 @@ def test_the_card_says_what_a_checkpoint_lacks_and_which_file_stands_in(page, se
     lacking = settings.checkpoint_dirs[0] / "lacking.safetensors"
     write_safetensors(lacking, tensors, {})
     encoder = write_t5_header(settings.text_encoder_dirs[0] / "large.safetensors")
-    page.handler("look_again")("tiny")
-    card = page.handler("describe")("lacking")[page.labelled("About this checkpoint")]
+    page.handler("look_again")("tiny", "")
+    card = page.handler("describe")("lacking", "")[page.labelled("About this checkpoint")]
     parts = {name: (where, kind) for name, where, kind in card["parts"]}
     assert parts["T5-XXL"] == ("large", "file")
     assert parts["CLIP-L"][1] == parts["VAE"][1] == "missing"
@@ -340,20 +362,20 @@ def test_the_card_says_what_a_checkpoint_lacks_and_which_file_stands_in(page, se
     assert page.generate(checkpoint="lacking")["kind"] == "problem"
     for file in (lacking, encoder):
         file.unlink()
-    page.handler("look_again")("tiny")
+    page.handler("look_again")("tiny", "")
 
 
 @pytest.mark.parametrize("name", ["broken", "gone"])
 def test_the_card_says_why_a_checkpoint_cannot_be_used(page, name):
-    card = page.handler("describe")(name)[page.labelled("About this checkpoint")]
+    card = page.handler("describe")(name, "")[page.labelled("About this checkpoint")]
     assert name in card["problem"]
 
 
 def test_a_file_that_came_or_went_is_seen_after_looking_again(page, settings):
     added = write_tiny_checkpoint(settings.checkpoint_dirs[0] / "added.safetensors")
-    seen = page.handler("look_again")("tiny")[page.field("checkpoint")]
+    seen = page.handler("look_again")("tiny", "")[page.field("checkpoint")]
     added.unlink()
-    gone = page.handler("look_again")("added")[page.field("checkpoint")]
+    gone = page.handler("look_again")("added", "")[page.field("checkpoint")]
     assert "added" in dict(seen["choices"])
     assert seen["value"] == "tiny"
     assert "added" not in dict(gone["choices"])

@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from backend.errors import RequestError
 from backend.recipe import Recipe, parse_recipe
-from backend.request import RANDOM_SEED, GenerationRequest
+from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
 
 Field: TypeAlias = gr.Textbox | gr.Dropdown | gr.Checkbox | gr.HTML
 Fields: TypeAlias = Mapping[str, Field]
@@ -24,7 +24,8 @@ _TEXTS = frozenset({"prompt", "negative_prompt"})
 _WHOLE = frozenset(
     {"steps", "width", "height", "seed", "batch_size", "batch_count", "clip_skip", "refiner_switch_timestep"}
 )
-_OPEN_NUMBERS = _WHOLE | {"guidance_scale", "distilled_guidance", "shift"}  # a form shows them empty as None
+# A form shows them empty as None.
+_OPEN_NUMBERS = _WHOLE | {"guidance_scale", "distilled_guidance", "guidance_rescale", "shift"}
 _NAMES = frozenset(field.name for field in dataclasses.fields(GenerationRequest))
 
 
@@ -72,6 +73,8 @@ def _whole(name: str, value: Any) -> Any:
 def _as_shown(name: str, value: Any) -> Any:
     if name == "seed":
         return "" if value in (None, RANDOM_SEED) else str(value)
+    if isinstance(value, PredictionKind):
+        return value.value
     if value is None and name not in _OPEN_NUMBERS:
         return ""
     if isinstance(value, Recipe):

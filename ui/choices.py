@@ -10,14 +10,20 @@ from backend.engine.engine import Engine
 from backend.engine.library import CheckpointEntry
 from backend.errors import EmulsionError
 from backend.registry import Named
+from backend.request import PredictionKind
 
 Choices: TypeAlias = list[tuple[str, str]]
 
 _MAX_PROBLEM = 160  # characters
+_PREDICTIONS = {
+    PredictionKind.EPS: "Noise (eps)",
+    PredictionKind.V: "v",
+    PredictionKind.V_ZERO_SNR: "v, zero terminal SNR",
+}
 
 
-def choices_of(engine: Engine, checkpoint: str) -> dict[str, Choices]:
-    """Every list, as it is at this moment; `checkpoint` decides what the model's own sampler is."""
+def choices_of(engine: Engine, checkpoint: str, prediction: str = "") -> dict[str, Choices]:
+    """Every list, as it is at this moment; checkpoint and prediction decide what the model's own choices are."""
     return {
         "checkpoint": [(_shown(entry), entry.name) for entry in engine.library.checkpoints()],
         "vae": [("Automatic", ""), *((entry.name, entry.name) for entry in engine.library.vaes())],
@@ -28,8 +34,12 @@ def choices_of(engine: Engine, checkpoint: str) -> dict[str, Choices]:
             ("None", ""),
             *((entry.name, entry.name) for entry in engine.library.checkpoints() if not entry.problem),
         ],
-        "sampler": [(_own_sampler(engine, checkpoint), ""), *_labelled(engine.catalog.samplers)],
+        "sampler": [(_own_sampler(engine, checkpoint, prediction), ""), *_labelled(engine.catalog.samplers)],
         "schedule": [("Automatic", ""), *_labelled(engine.catalog.schedules)],
+        "prediction": [
+            (_own_prediction(engine, checkpoint), ""),
+            *((label, kind.value) for kind, label in _PREDICTIONS.items()),
+        ],
         "emphasis": _labelled(engine.catalog.emphasis_modes),
         "noise_source": _labelled(engine.catalog.noise_sources),
     }
@@ -47,12 +57,25 @@ def _labelled(entries: Iterable[Named]) -> Choices:
     return [(entry.label, entry.name) for entry in entries]
 
 
-def _own_sampler(engine: Engine, checkpoint: str) -> str:
+def prediction_of(chosen: object) -> PredictionKind | None:
+    """The kind that a list's value stands for."""
+    return next((kind for kind in PredictionKind if kind.value == chosen), None)
+
+
+def _own_sampler(engine: Engine, checkpoint: str, prediction: str) -> str:
     try:
-        name = engine.describe_checkpoint(checkpoint or None).defaults.sampler
+        name = engine.describe_checkpoint(checkpoint or None, prediction_of(prediction)).defaults.sampler
         return f"{engine.catalog.samplers[name].label} (model)"
     except EmulsionError:
         return "Model's own"
+
+
+def _own_prediction(engine: Engine, checkpoint: str) -> str:
+    try:
+        kind = engine.describe_checkpoint(checkpoint or None).description.prediction
+    except EmulsionError:
+        kind = None
+    return f"{_PREDICTIONS[kind]} (model)" if kind else "Model's own"
 
 
 def _shown(entry: CheckpointEntry) -> str:

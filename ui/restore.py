@@ -19,7 +19,14 @@ from backend.recipe import Recipe
 from backend.weights.weight_file import open_weights
 
 # What a text leaves out when it was not used: left standing in the form it would change the picture.
-_OFF = {"recipe": None, "refiner": None, "refiner_switch_timestep": None, "guidance_rescale": 0, "shift": None}
+_OFF = {
+    "recipe": None,
+    "refiner": None,
+    "refiner_switch_timestep": None,
+    "guidance_rescale": 0,
+    "shift": None,
+    "prediction": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backend.commands.flags import OneLineParser, add_device_flags, add_extension_flags, add_model_flags
 from backend.recipe import StoredDtype
-from backend.request import DEFAULT_REFINER_SWITCH
+from backend.request import DEFAULT_REFINER_SWITCH, PredictionKind
 
 _DTYPES = [dtype.value for dtype in StoredDtype]
 _READINGS = ["own", "supermerger", "sd-mecha", "sdnext"]  # of merging/base_reading.py, which needs torch
@@ -52,8 +52,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="the guidance that FLUX.1 dev and LCM are told",
     )  # fmt: skip
     group.add_argument(
-        "--guidance-rescale", type=float, default=0.0, metavar="X",
-        help="how much of the contrast that guidance adds is taken back, 0 to 1 (0)",
+        "--guidance-rescale", type=float, metavar="X",
+        help="how much of the contrast that guidance adds is taken back, 0 to 1",
+    )  # fmt: skip
+    group.add_argument(
+        "--prediction", choices=[kind.value for kind in PredictionKind],
+        help="what the network predicts, where its file does not say so",
     )  # fmt: skip
     group.add_argument("--shift", type=float, metavar="X", help="shift of the noise levels of SD 3 and FLUX.1")
     group.add_argument("--refiner", metavar="FILE", help="checkpoint that finishes the picture, by path or name")

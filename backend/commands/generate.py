@@ -105,6 +105,7 @@ def _request(values: argparse.Namespace, checkpoint: str | None, names: _Names) 
         guidance_scale=values.guidance,
         distilled_guidance=values.distilled_guidance,
         guidance_rescale=values.guidance_rescale,
+        prediction=values.prediction,
         shift=values.shift,
         refiner=names.refiner,
         refiner_switch=values.refiner_switch,

@@ -166,6 +166,8 @@ def _use(description: Description) -> dict[str, str]:
     said.append(f"guidance {usual.guidance_scale:g}")
     if usual.distilled_guidance is not None:
         said.append(f"distilled guidance {usual.distilled_guidance:g}")
+    if usual.guidance_rescale:
+        said.append(f"guidance rescale {usual.guidance_rescale:g}")
     size = f"{description.native_size} x {description.native_size}, sides in steps of {description.size_step}"
     rows = {"picture": size, "defaults": ", ".join(said)}
     if usual.reason:

@@ -54,7 +54,7 @@ from backend.merging.made_model import MadeModel
 from backend.pipeline.metadata import request_of
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
 from backend.recipe import CheckpointInput, FileRef, Recipe
-from backend.request import RANDOM_SEED, GenerationRequest
+from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
 from backend.text.chunks import compile_chunks
 from backend.text.clip_tokenizer import ClipTokenizer
 from backend.text.emphasis import parse_emphasis
@@ -268,9 +268,9 @@ class Engine:
             raise RequestError("checkpoint", f"there is none; put one into {folder} and refresh the list")
         return next((entry for entry in entries if not entry.problem), entries[0])
 
-    def describe_checkpoint(self, name: str | None = None) -> ModelFacts:
-        """What a checkpoint's header says. Raises FileError, UnknownName, RequestError."""
-        return self._models.describe(self.checkpoint(name))
+    def describe_checkpoint(self, name: str | None = None, prediction: PredictionKind | None = None) -> ModelFacts:
+        """What a checkpoint's header says, or its user of it. Raises FileError, UnknownName, RequestError."""
+        return self._models.describe(self.checkpoint(name), prediction)
 
     def make(self, recipe: Recipe) -> MadeRecipe:
         """The model that a recipe makes, of which nothing is computed yet.
@@ -301,7 +301,7 @@ class Engine:
         entry = self._entry(request)
         # A request that names a checkpoint but no VAE gets the checkpoint's own, so that it is complete by itself.
         vae = request.vae or (preferences.vae if request.checkpoint is None and request.recipe is None else None)
-        description = self._models.describe(entry).description
+        description = self._models.describe(entry, request.prediction).description
         encoders = choose_text_encoders(request.text_encoders, entry, description, self.library)
         model = self._complete(entry, description, vae, request, encoders)
         return resolve(
@@ -391,6 +391,7 @@ class Engine:
             recipe=entry.recipe,
             vae=chosen.name if chosen else None,
             use_ema=request.use_ema,
+            prediction=request.prediction if description.prediction else None,
             text_encoders=tuple(encoder.name for encoder in encoders.used),
             unused_text_encoders=tuple(encoder.name for encoder in encoders.unused),
         )
@@ -402,6 +403,7 @@ class Engine:
             files.vae,
             files.text_encoders,
             use_ema=name.use_ema,
+            prediction=name.prediction,
             vae_of=None if base is None else self.library.entry_of(base.checkpoint, base.recipe),
         )
 

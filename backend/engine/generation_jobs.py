@@ -70,7 +70,14 @@ class GenerationJobs:
         refiner = find_components(plan.refiner.model, library) if plan.refiner else None
         images = generate(
             plan,
-            models.open(entry, vae, files.text_encoders, use_ema=plan.model.use_ema, reads_ahead=True),
+            models.open(
+                entry,
+                vae,
+                files.text_encoders,
+                use_ema=plan.model.use_ema,
+                prediction=plan.model.prediction,
+                reads_ahead=True,
+            ),
             report,
             report.is_cancelled,
             refiner=models.open(refiner.checkpoint, refiner.vae, refiner.text_encoders, vae_of=entry, reads_ahead=True)

@@ -14,8 +14,10 @@ from backend.engine.made_models import MadeModels
 from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import has_autoencoder
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
+from backend.families.file_facts import with_prediction
 from backend.memory.device import free_host_bytes
 from backend.registry import Registry
+from backend.request import PredictionKind
 from backend.text.encoder_layouts import encoders_in
 from backend.weights.finite import first_bad_tensor
 from backend.weights.read_ahead import read_ahead
@@ -69,10 +71,13 @@ class Models:
         self._lock = threading.Lock()  # jobs are planned and looked at by several threads
         self._prompts: OrderedDict[tuple[Model, Prompt], Conditioning] = OrderedDict()
 
-    def describe(self, entry: CheckpointEntry) -> ModelFacts:
-        """Facts from the header alone. Raises FileError, and of a recipe what making it raises."""
+    def describe(self, entry: CheckpointEntry, prediction: PredictionKind | None = None) -> ModelFacts:
+        """Facts from the header alone. prediction: what the user says of the file.
+
+        Raises FileError, and of a recipe what making it raises.
+        """
         opened = self._opened(entry)
-        family, source = opened.family, opened.source
+        family, source = opened.family, with_prediction(opened.source, prediction)
         assert family.describe is not None
         metadata = source.metadata
         return ModelFacts(
@@ -93,16 +98,17 @@ class Models:
         text_encoders: Sequence[TextEncoderEntry] = (),
         *,
         use_ema: bool = False,
+        prediction: PredictionKind | None = None,
         vae_of: CheckpointEntry | None = None,
         reads_ahead: bool = False,
     ) -> Model:
         """A model; its weights are read when they are first used. Raises FileError.
 
+        prediction: what the user says of the checkpoint. reads_ahead: have the system begin to read the files.
         vae_of: the checkpoint whose autoencoder completes one without its own, where there is no `vae`, either.
-        reads_ahead: have the system begin to read the files.
         """
         opened = self._opened(entry)
-        family, checkpoint = opened.family, opened.source
+        family, checkpoint = opened.family, with_prediction(opened.source, prediction)
         assert family.load is not None
         external = open_weights(vae.path) if vae else None
         if external is None and vae_of is not None and not has_autoencoder(checkpoint):
@@ -110,7 +116,8 @@ class Models:
         encoders = {encoder.kind: open_weights(encoder.path) for encoder in text_encoders}
         # The identity of any tensor is that of its file: path, size and time of change.
         others = (external, *encoders.values())
-        key = (opened.identity, *(source.identity("") for source in others if source), str(use_ema))
+        choices = str(use_ema), str(prediction)
+        key = (opened.identity, *(source.identity("") for source in others if source), *choices)
         with self._lock:
             if key not in self._models:
                 files = ModelFiles(

@@ -82,6 +82,7 @@ def with_distillation(defaults: Defaults, source: WeightSource) -> Defaults:
         schedule=method.schedule,
         steps=method.steps,
         guidance_scale=1.0,
+        guidance_rescale=0.0,
         reason=f"{method.label}, as {who} says: distilled to {method.steps} steps without guidance",
     )
 

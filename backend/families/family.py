@@ -18,6 +18,7 @@ from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.planner import Plan
 from backend.memory.residency import Residency
 from backend.nn.compilation import BlockCompiler
+from backend.request import PredictionKind
 from backend.text.emphasis import EmphasisMode
 from backend.weights.source import WeightSource
 
@@ -29,6 +30,7 @@ class Defaults:
     """What a model is used with when the user has not chosen.
 
     distilled_guidance: the scale that the network itself is told, or None when it takes none.
+    guidance_rescale: see `GenerationRequest`.
     reason: where these come from, for the user ("SDXL Turbo: its file says so").
     """
 
@@ -37,6 +39,7 @@ class Defaults:
     steps: int = 20
     guidance_scale: float = 7.0
     distilled_guidance: float | None = None
+    guidance_rescale: float = 0.0
     clip_skip: int = 1
     reason: str = ""
 
@@ -49,6 +52,7 @@ class Description:
     text_encoders: kinds ("clip_l", "clip_h", "clip_g", "t5") that it can use; embedded: those that the file holds;
     needed: those without which it does not run. latent_channels: of its autoencoder; has_vae: whether the file has one.
     has_shift: whether its noise levels can be shifted (flow models).
+    prediction: what its network predicts where a user may know better; None where that is certain.
     """
 
     native_size: int
@@ -61,6 +65,7 @@ class Description:
     has_vae: bool = True
     has_shift: bool = False
     is_refiner: bool = False
+    prediction: PredictionKind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,12 @@
-"""What a checkpoint may say about itself in metadata and marker tensors, where names and shapes cannot."""
+"""What a checkpoint says of itself in metadata and marker tensors, or its user of it, where names and shapes cannot."""
 
 from __future__ import annotations
 
 import math
 
 from backend.errors import BadCheckpoint, UnsupportedCheckpoint
-from backend.weights.source import WeightSource, with_averaged_weights
+from backend.request import PredictionKind
+from backend.weights.source import Described, WeightSource, with_averaged_weights
 
 _LATENT_MEAN, _LATENT_STD = "edm_mean", "edm_std"
 _EDM_SIGMA_MIN, _EDM_SIGMA_MAX = "edm_vpred.sigma_min", "edm_vpred.sigma_max"
@@ -13,6 +14,7 @@ _EDM_SIGMA_MIN, _EDM_SIGMA_MAX = "edm_vpred.sigma_min", "edm_vpred.sigma_max"
 # Tensors that are no weights: they say how a network is to be used.
 MARKERS = frozenset({"v_pred", "ztsnr", _LATENT_MEAN, _LATENT_STD, _EDM_SIGMA_MIN, _EDM_SIGMA_MAX})
 _FEW = 64
+_PREDICTION_TYPE, _ZERO_SNR = "emulsion.prediction_type", "emulsion.zero_terminal_snr"
 
 
 class FileFacts:
@@ -34,11 +36,12 @@ class FileFacts:
     @property
     def prediction_type(self) -> str:
         """As the metadata have it; "" when they do not say."""
-        return self._metadata.get("emulsion.prediction_type") or self._metadata.get("modelspec.prediction_type", "")
+        return self._metadata.get(_PREDICTION_TYPE) or self._metadata.get("modelspec.prediction_type", "")
 
     @property
     def is_velocity(self) -> bool:
-        return self.prediction_type in ("v", "v_prediction") or "v_pred" in self._keys
+        """Metadata count more than the marker, so that a user can say what a file says wrongly."""
+        return not self.is_epsilon and (self.prediction_type in ("v", "v_prediction") or "v_pred" in self._keys)
 
     @property
     def is_epsilon(self) -> bool:
@@ -81,7 +84,30 @@ class FileFacts:
 
     @property
     def has_zero_terminal_snr(self) -> bool:
-        return self._metadata.get("emulsion.zero_terminal_snr") == "true" or "ztsnr" in self._keys
+        said = self._metadata.get(_ZERO_SNR, "")
+        return said == "true" or (said != "false" and "ztsnr" in self._keys)
+
+    def prediction(self, *, is_velocity: bool) -> PredictionKind:
+        """is_velocity: what is known of the network, by this file or by its weights."""
+        if not is_velocity:
+            return PredictionKind.EPS
+        return PredictionKind.V_ZERO_SNR if self.has_zero_terminal_snr else PredictionKind.V
+
+
+def with_prediction(source: WeightSource, prediction: PredictionKind | None) -> WeightSource:
+    """The file as if it said of itself what its user says of it; as it is for None.
+
+    A user who says no more than "v" leaves it to the file whether its noise levels end without any signal.
+    """
+    match prediction:
+        case None:
+            return source
+        case PredictionKind.EPS:
+            return Described(source, {_PREDICTION_TYPE: "eps", _ZERO_SNR: "false"})
+        case PredictionKind.V:
+            return Described(source, {_PREDICTION_TYPE: "v"})
+        case PredictionKind.V_ZERO_SNR:
+            return Described(source, {_PREDICTION_TYPE: "v", _ZERO_SNR: "true"})
 
 
 def averaged(checkpoint: WeightSource) -> WeightSource:

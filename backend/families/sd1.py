@@ -13,6 +13,7 @@ from backend.families.file_facts import FileFacts
 from backend.families.latent_space import LatentScaling
 from backend.families.unet_files import UNetTraits, unet_traits
 from backend.families.unet_model import UNetFamily, UNetModel
+from backend.families.zero_snr import with_zero_snr
 from backend.text.clip_encoder import SD1_CLIP_L, with_all_tokens
 from backend.text.encoder_layouts import CLIP_L, encoders_in
 from backend.weights.source import WeightSource
@@ -39,6 +40,7 @@ def describe(source: WeightSource) -> Description:
         embedded=tuple(kind for kind in encoders_in(source) if kind == CLIP_L),
         needed=(CLIP_L,),
         has_vae=has_autoencoder(source),
+        prediction=facts.prediction(is_velocity=facts.is_velocity),
     )
 
 
@@ -69,15 +71,9 @@ def _defaults(facts: FileFacts, traits: UNetTraits | None) -> Defaults:
     if traits is not None and traits.guidance_width is not None:
         return LCM_DEFAULTS
     guidance_scale = float(facts.number("guidance_scale", 7))
-    if facts.has_zero_terminal_snr:
-        # Karras' levels would spend half of the steps above any noise that tells (sigma is 4519 at the start).
-        return Defaults(
-            sampler="euler",
-            schedule="sgm_uniform",
-            guidance_scale=guidance_scale,
-            reason="Stable Diffusion 1.x with zero terminal SNR: even steps from pure noise",
-        )
-    return Defaults(guidance_scale=guidance_scale, reason="Stable Diffusion 1.x")
+    plain = Defaults(guidance_scale=guidance_scale, reason="Stable Diffusion 1.x")
+    # Not rescaled: the small model that ships, and most others of this kind, were tuned without.
+    return with_zero_snr(plain, facts, "Stable Diffusion 1.x", rescales_guidance=False)
 
 
 def _text_encoder(files: ModelFiles) -> WeightSource:

@@ -13,6 +13,7 @@ from backend.families.file_facts import FileFacts
 from backend.families.latent_space import LatentScaling
 from backend.families.unet_files import unet_in, unet_traits
 from backend.families.unet_model import UNetFamily, UNetModel
+from backend.families.zero_snr import with_zero_snr
 from backend.text.clip_encoder import sd2_clip_h
 from backend.text.encoder_layouts import CLIP_H, encoders_in
 from backend.weights.source import WeightSource
@@ -44,13 +45,16 @@ def describe(source: WeightSource) -> Description:
     is_velocity = predicts_velocity(source)
     native_size = 512 if is_turbo(source) or not is_velocity else 768
     reason = f"SD 2.x that predicts {'v, trained at 768' if is_velocity else 'noise, trained at 512'} pixels"
+    prediction = facts.prediction(is_velocity=is_velocity)
+    plain = Defaults(steps=25, guidance_scale=7.0, reason=reason)
     return Description(
         native_size=facts.native_size(native_size),
-        defaults=with_distillation(Defaults(steps=25, guidance_scale=7.0, reason=reason), source),
+        defaults=with_distillation(with_zero_snr(plain, facts, "SD 2.x"), source),
         text_encoders=(CLIP_H,),
         embedded=tuple(kind for kind in encoders_in(source) if kind == CLIP_H),
         needed=(CLIP_H,),
         has_vae=has_autoencoder(source),
+        prediction=prediction,
     )
 
 
@@ -75,7 +79,7 @@ def load(files: ModelFiles, machine: Machine) -> UNetModel:
 
 
 def predicts_velocity(source: WeightSource) -> bool:
-    """What the file says of itself, or else what its weights show. Reads one vector of weights."""
+    """What the file says of itself, or its user of it, or else what its weights show. Reads one vector of weights."""
     facts = FileFacts(source)
     if facts.is_velocity or facts.is_epsilon:
         return facts.is_velocity

@@ -23,7 +23,9 @@ from backend.families.file_facts import FileFacts
 from backend.families.latent_space import LatentScaling
 from backend.families.unet_files import UNetTraits, unet_traits
 from backend.families.unet_model import UNetFamily, UNetModel
+from backend.families.zero_snr import with_zero_snr
 from backend.nn.unet import timestep_embedding
+from backend.request import PredictionKind
 from backend.text.clip_encoder import SDXL_CLIP_G, SDXL_CLIP_L
 from backend.text.encoder_layouts import CLIP_G, CLIP_L, encoders_in
 from backend.weights.source import WeightSource
@@ -68,6 +70,7 @@ def describe(source: WeightSource) -> Description:
         embedded=tuple(kind for kind in encoders_in(source) if kind in (CLIP_L, CLIP_G)),
         needed=(CLIP_L, CLIP_G),
         has_vae=has_autoencoder(source),
+        prediction=_choosable_prediction(facts),
     )
 
 
@@ -123,6 +126,13 @@ def _levels_and_prediction(facts: FileFacts) -> tuple[Levels, Prediction]:
     return levels, VPrediction() if facts.is_velocity else EpsPrediction()
 
 
+def _choosable_prediction(facts: FileFacts) -> PredictionKind | None:
+    """None for EDM models, which say of themselves all that there is to know."""
+    if facts.latent_statistics is not None or facts.edm_velocity_range is not None:
+        return None
+    return facts.prediction(is_velocity=facts.is_velocity)
+
+
 def _scaling(facts: FileFacts) -> LatentScaling:
     """Playground's latents are brought to mean 0 and one spread, channel by channel."""
     if facts.latent_statistics is None:
@@ -139,11 +149,9 @@ def _defaults(source: WeightSource, facts: FileFacts) -> Defaults:
         return Defaults(steps=30, guidance_scale=5.0, reason="CosXL: v-prediction on continuous levels")
     if traits is not None and traits.guidance_width is not None:
         return LCM_DEFAULTS
-    if facts.has_zero_terminal_snr:
-        # Karras' levels would spend half of the steps above any noise that tells (sigma is 4519 at the start).
-        return Defaults(sampler="euler", schedule="sgm_uniform", steps=28, guidance_scale=5.0,
-                        reason="SDXL with zero terminal SNR: even steps from pure noise")  # fmt: skip
-    return Defaults(steps=30, guidance_scale=5.0, reason="SDXL: trained at 1024 pixels, with low guidance")
+    steps = 28 if facts.has_zero_terminal_snr else 30
+    plain = Defaults(steps=steps, guidance_scale=5.0, reason="SDXL: trained at 1024 pixels, with low guidance")
+    return with_zero_snr(plain, facts, "SDXL")
 
 
 SDXL = Family(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from backend.errors import RequestError
 from backend.recipe import parse_recipe
-from backend.request import GenerationRequest
+from backend.request import GenerationRequest, PredictionKind
 
 NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
@@ -145,7 +145,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Schedule type", lambda text: {"schedule": text})
     _restore(restored, left, "CFG scale", lambda text: {"guidance_scale": float(text)})
     _restore(restored, left, "Distilled CFG Scale", lambda text: {"distilled_guidance": float(text)})
-    _restore(restored, left, "CFG Rescale", lambda text: {"guidance_rescale": float(text)})
+    _restore(restored, left, "CFG Rescale", lambda text: {"guidance_rescale": float(text)}, default="0")
     _restore(restored, left, "Shift", lambda text: {"shift": float(text)})
     _restore(restored, left, "Seed", lambda text: {"seed": int(text)})
     _restore(restored, left, "Size", _size_fields)
@@ -156,6 +156,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Refiner", lambda text: {"refiner": _HASH_BEHIND_NAME.sub("", text)})
     _restore(restored, left, "Refiner switch at", lambda text: {"refiner_switch": float(text)})
     _restore(restored, left, "Refiner switch timestep", lambda text: {"refiner_switch_timestep": int(text)})
+    _restore(restored, left, "Prediction", lambda text: {"prediction": PredictionKind(text)})
     _restore(restored, left, "EMA weights", lambda text: {"use_ema": text == "True"})
     _restore(restored, left, "Clip skip", lambda text: {"clip_skip": int(text)}, default="1")
     _restore(restored, left, "Emphasis", lambda text: {"emphasis": text}, default="Original")

@@ -12,7 +12,7 @@ from backend.errors import RequestError
 from backend.families.family import Description
 from backend.recipe import Recipe
 from backend.registry import Registry
-from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest
+from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest, PredictionKind
 from backend.text.emphasis import EmphasisMode
 
 
@@ -41,6 +41,7 @@ class ModelName:
     """A checkpoint, and a VAE when it is not the checkpoint's own, as the metadata name them.
 
     use_ema: whether the checkpoint's averaged weights are used. text_encoders: those that were chosen.
+    prediction: the one that was chosen; None for what the file says.
     checkpoint_hash, vae_hash: the first 10 hex digits of the files' SHA-256; None while they are not known.
     recipe: what makes the model, with the hashes of its files as far as they are known; `checkpoint` is then the name
     of the result, and checkpoint_hash that of the recipe.
@@ -52,6 +53,7 @@ class ModelName:
     vae_hash: str | None = None
     use_ema: bool = False
     text_encoders: tuple[str, ...] = ()
+    prediction: PredictionKind | None = None
     unused_text_encoders: tuple[str, ...] = ()
     recipe: Recipe | None = None
 
@@ -142,7 +144,9 @@ def resolve(
         height=height,
         guidance_scale=defaults.guidance_scale if request.guidance_scale is None else float(request.guidance_scale),
         distilled_guidance=_distilled_guidance(request, defaults.distilled_guidance),
-        guidance_rescale=float(request.guidance_rescale),
+        guidance_rescale=defaults.guidance_rescale
+        if request.guidance_rescale is None
+        else float(request.guidance_rescale),
         shift=None if request.shift is None or not description.has_shift else float(request.shift),
         refiner=None
         if refiner is None

@@ -200,6 +200,18 @@ class Renamed:
         return self._source.origin
 
 
+class Described(Renamed):
+    """A source with other metadata: `metadata` counts more than what its file says."""
+
+    def __init__(self, source: WeightSource, metadata: Mapping[str, str]) -> None:
+        super().__init__(source, lambda key: key)
+        self._metadata = {**source.metadata, **metadata}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._metadata
+
+
 def with_prefix(source: WeightSource, prefix: str) -> Renamed:
     """The part of a source whose keys start with `prefix`, which is taken off."""
     return Renamed(source, lambda key: key[len(prefix) :] if key.startswith(prefix) else None)

@@ -11,6 +11,7 @@ from backend.engine.components import ENCODER_LABELS
 from backend.engine.engine import Engine
 from backend.errors import EmulsionError
 from backend.families.family import Description
+from backend.request import PredictionKind
 from ui.scripts import mounts
 
 Card: TypeAlias = dict[str, Any]
@@ -30,13 +31,13 @@ def model_card(card: Card) -> gr.HTML:
     )
 
 
-def card_of(engine: Engine, checkpoint: str) -> Card:
+def card_of(engine: Engine, checkpoint: str, prediction: PredictionKind | None = None) -> Card:
     """What the card shows of a checkpoint, or why it cannot be used. The fields of the form read their defaults here.
 
     parts: [name, where it is, kind] of each part, the kind being "inside", "file", "missing" or "optional".
     """
     try:
-        facts = engine.describe_checkpoint(checkpoint or None)
+        facts = engine.describe_checkpoint(checkpoint or None, prediction)
     except EmulsionError as error:
         return {"problem": str(error)}
     description = facts.description
@@ -64,6 +65,8 @@ def _usual(engine: Engine, description: Description) -> str:
     said = [f"{defaults.steps} steps", f"{sampler}{schedule}", f"guidance {defaults.guidance_scale:g}"]
     if defaults.distilled_guidance is not None:
         said.append(f"distilled guidance {defaults.distilled_guidance:g}")
+    if defaults.guidance_rescale:
+        said.append(f"guidance rescale {defaults.guidance_rescale:g}")
     if defaults.clip_skip > 1:
         said.append(f"CLIP skip {defaults.clip_skip}")
     return ", ".join(said)

@@ -11,7 +11,7 @@ from backend.engine.engine import Engine
 from backend.errors import EmulsionError
 from backend.request import MAX_GUIDANCE, MAX_IMAGES, MAX_SHIFT, MAX_STEPS, MIN_SHIFT
 from ui.binding import Fields, Values, by_name, check_names, request_of, shown, updates
-from ui.choices import Choices, choices_of, usual_checkpoint
+from ui.choices import Choices, choices_of, prediction_of, usual_checkpoint
 from ui.components.fit_line import fit_line
 from ui.components.form_bridge import form_bridge
 from ui.components.job_bar import job_bar
@@ -146,7 +146,6 @@ def _advanced(engine: Engine, choices: dict[str, Choices]) -> Fields:
             maximum=1,
             step=0.05,
             slider=(0, 1),
-            value=0,
             hint="Takes back the contrast that strong guidance adds.",
         )
         shift = number_field(
@@ -159,6 +158,13 @@ def _advanced(engine: Engine, choices: dict[str, Choices]) -> Fields:
             only_with="shift",
             hint="Above 1 more of the steps go to the large shapes.",
         )
+    prediction = gr.Dropdown(
+        choices["prediction"],
+        value="",
+        label="Prediction",
+        info="What an SD 1.x, 2.x or SDXL network predicts, for files that do not say it.",
+        min_width=160,
+    )
     with gr.Row():
         exact_batches = gr.Checkbox(
             value=usual.exact_batches,
@@ -178,6 +184,7 @@ def _advanced(engine: Engine, choices: dict[str, Choices]) -> Fields:
         "clip_skip": clip_skip,
         "guidance_rescale": guidance_rescale,
         "shift": shift,
+        "prediction": prediction,
         "exact_batches": exact_batches,
         "use_ema": use_ema,
     }
@@ -197,34 +204,37 @@ def _connect_generate(engine: Engine, form: _Form) -> None:
 
 def _connect_model(engine: Engine, form: _Form) -> None:
     checkpoint, refresh, card, vae, text_encoders, recipe = form.model
-    sampler, refiner = form.fields["sampler"], form.fields["refiner"]
+    sampler, refiner, prediction = (form.fields[name] for name in ("sampler", "refiner", "prediction"))
 
-    def describe(name: str | None) -> Updates:
+    def describe(name: str | None, predicted: str | None) -> Updates:
         """Show the checkpoint's facts and defaults."""
         chosen = str(name or "")
+        choices = choices_of(engine, chosen, predicted or "")
         return {
-            card: card_of(engine, chosen),
-            sampler: gr.update(choices=choices_of(engine, chosen)["sampler"]),
+            card: card_of(engine, chosen, prediction_of(predicted)),
+            sampler: gr.update(choices=choices["sampler"]),
+            prediction: gr.update(choices=choices["prediction"]),
         }
 
-    def look_again(name: str | None) -> Updates:
+    def look_again(name: str | None, predicted: str | None) -> Updates:
         """Read the folders of models again. A checkpoint that is gone is replaced by the usual one."""
         engine.library.refresh()
-        choices = choices_of(engine, str(name or ""))
+        choices = choices_of(engine, str(name or ""), predicted or "")
         chosen = _one_of(choices["checkpoint"], name) or usual_checkpoint(engine) or None
         return {
             checkpoint: gr.update(choices=choices["checkpoint"], value=chosen),
             vae: gr.update(choices=choices["vae"]),
             text_encoders: gr.update(choices=choices["text_encoders"]),
             refiner: gr.update(choices=choices["refiner"]),
-            card: card_of(engine, chosen or ""),
+            card: card_of(engine, chosen or "", prediction_of(predicted)),
             form.status: toast(f"{_count(choices['checkpoint'], 'checkpoint')} found."),
         }
 
-    checkpoint.change(describe, checkpoint, [card, sampler], **_QUICK)
+    described = [card, sampler, prediction]
+    gr.on([checkpoint.change, prediction.input], describe, [checkpoint, prediction], described, **_QUICK)
     checkpoint.input(lambda: "", None, recipe, **_QUICK)  # whoever chooses a checkpoint wants that one
     refreshed = [checkpoint, vae, text_encoders, refiner, card, form.status]
-    refresh.click(look_again, checkpoint, refreshed, **_QUICK)
+    refresh.click(look_again, [checkpoint, prediction], refreshed, **_QUICK)
 
 
 def _connect_restoring(engine: Engine, form: _Form) -> None:
@@ -237,7 +247,8 @@ def _connect_restoring(engine: Engine, form: _Form) -> None:
         usual["checkpoint"] = usual_checkpoint(engine) or None
         lists = choices_of(engine, "")
         checkpoint = _one_of(lists["checkpoint"], kept.get("checkpoint")) or usual["checkpoint"]
-        lists = choices_of(engine, checkpoint or "")
+        predicted = str(kept.get("prediction") or "")
+        lists = choices_of(engine, checkpoint or "", predicted)
         kept["text_encoders"] = _some_of(lists["text_encoders"], kept.get("text_encoders"))
         for name, choices in lists.items():
             if name != "text_encoders":
@@ -248,7 +259,7 @@ def _connect_restoring(engine: Engine, form: _Form) -> None:
             **chosen,
             **updates(fields, kept),
             form.refiner: gr.update(open=has_refiner),
-            form.model.card: card_of(engine, checkpoint or ""),
+            form.model.card: card_of(engine, checkpoint or "", prediction_of(predicted)),
             form.bridge: "opened",
         }
 

@@ -22,6 +22,7 @@ _FIELDS = {
     "noise_source": "randn_source",
     "preview_every": "show_progress_every_n_steps",
     "exact_batches": "emulsion_exact_batches",
+    "prediction": "emulsion_prediction",
 }
 _KINDS = {
     "sampler": "sampler_name",

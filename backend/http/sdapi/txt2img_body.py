@@ -66,6 +66,7 @@ _SETTINGS = {
     "CLIP_stop_at_last_layers": "clip_skip",
     "emphasis": "emphasis",
     "randn_source": "noise_source",
+    "emulsion_prediction": "prediction",
 }
 _MODULES = "forge_additional_modules"
 _NEUTRAL_SETTINGS: dict[str, tuple[object, ...]] = {"eta_noise_seed_delta": (0,)}
