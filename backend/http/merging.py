@@ -103,6 +103,7 @@ def merging_router(engine: Engine) -> APIRouter:
             "dropped": list(told.dropped),
             "notices": list(made.notices),
             "hash": made.recipe.hash,
+            "recipe": made.recipe.to_mapping(),
             "parameters": told.parameters,
             "num_bytes": told.num_bytes,
         }

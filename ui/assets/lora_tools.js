@@ -29,7 +29,7 @@ export function mountLoraTools(host, studio) {
       action(label, () => {
         tool = name;
         draw();
-      }, { "aria-pressed": name === tool })));
+      }, { "aria-pressed": String(name === tool) })));
     body.replaceChildren(...{ merge: mergeFields, extract: extractFields, resize: resizeFields }[tool]());
   }
 
@@ -146,8 +146,10 @@ export function mountLoraTools(host, studio) {
     }
   }
 
-  watchJobs(({ changed }) => {
-    for (const job of changed) {
+  watchJobs(({ jobs, changed, isFirst }) => {
+    // A page that was loaded anew goes on with the one under way.
+    if (isFirst) watched ||= jobs.find((job) => job.kind?.startsWith("lora") && ["queued", "running"].includes(job.state))?.id ?? "";
+    for (const job of isFirst ? jobs : changed) {
       if (job.id !== watched) continue;
       show(job);
       if (["done", "failed", "cancelled"].includes(job.state)) watched = "";

@@ -1,16 +1,22 @@
 // The Merge tab.
 
 import { bytes } from "./bytes.js";
+import { copyText } from "./clipboard.js";
 import { action, element, labelled, numberInput, select } from "./elements.js";
 import { watchForm } from "./form.js";
 import { cancel, watchJobs } from "./jobs.js";
 import { mountLoraTools } from "./lora_tools.js";
+import { takeDrops } from "./merge_drop.js";
 import { mountPlots } from "./merge_plot.js";
 import { previewRequest, previews } from "./merge_preview.js";
 import {
+  blockNames,
   copyOf,
+  firstFileOf,
   History,
+  labelOf,
   newState,
+  nodeOf,
   parametersOf,
   recipeOf,
   rounded,
@@ -21,11 +27,14 @@ import {
   weightsOf,
 } from "./merge_recipe.js";
 import { sliderBank } from "./merge_sliders.js";
-import { note, tellProblem } from "./messages.js";
+import { clearLine, note, tellProblem, useLine } from "./messages.js";
+import { keepPreset, ownPresets } from "./own_presets.js";
+import { rulePicker } from "./rule_picker.js";
 import { ask } from "./server.js";
 
 const KEY = "emulsion.merge";
 const PAUSE_MS = 800;
+const INSIDE = " "; // no name of a checkpoint
 const LETTERS = "ABCDEFGHIJKLMNOP";
 
 export function mount({ element: host }) {
@@ -41,6 +50,7 @@ class Studio {
     this.history = new History();
     this.rules = [];
     this.layout = null;
+    this.layouts = new Map(); // what is known or asked for, by file
     this.edited = "alpha";
     this.form = {};
     this.timer = 0;
@@ -89,8 +99,9 @@ class Studio {
       tellProblem(`The Merge tab could not be filled: ${error.message}`);
       return;
     }
+    this.layouts.clear();
     const names = this.checkpoints;
-    this.state.models = this.state.models.map((name, index) => (names.includes(name) ? name : names[Math.min(index, names.length - 1)] ?? ""));
+    this.state.models = this.state.models.map((name, index) => (typeof name !== "string" || names.includes(name) ? name : names[Math.min(index, names.length - 1)] ?? ""));
     this.history.remember(this.state);
     await this.take(this.state);
     this.showHistory();
@@ -129,14 +140,16 @@ class Studio {
   }
 
   async loadLayout() {
-    const first = this.state.models[0];
-    if (!first || this.layoutOf === first) return;
+    if (!this.state.models[0]) return;
+    const first = firstFileOf(this.state.models[0]);
+    const asking = this.layouts.get(first) ?? ask(`api/v1/merge/layout?checkpoint=${encodeURIComponent(first)}`);
+    this.layouts.set(first, asking);
     try {
-      this.layout = await ask(`api/v1/merge/layout?checkpoint=${encodeURIComponent(first)}`);
-      this.layoutOf = first;
+      const layout = await asking;
+      if (firstFileOf(this.state.models[0]) === first) this.layout = layout; // not that of a model chosen before
     } catch (error) {
+      this.layouts.delete(first);
       this.layout = null;
-      this.layoutOf = "";
       tellProblem(`${first} cannot be merged: ${error.message}`);
     }
   }
@@ -164,6 +177,7 @@ class Studio {
   }
 
   draw() {
+    if (document.activeElement !== this.find("name")) this.find("name").value = this.state.name;
     this.drawModels();
     this.drawRule();
     this.drawBlocks();
@@ -180,7 +194,8 @@ class Studio {
         const role = roles[index] ?? LETTERS[index];
         const [letter, meaning] = role.includes(":") ? role.split(/:\s*(.*)/s) : [role.length === 1 ? role : LETTERS[index], role.length === 1 ? "" : role];
         const options = this.checkpoints?.map((entry) => [entry, entry]) ?? [];
-        const pick = select(options, name, (value) => this.change((state) => (state.models[index] = value)), {
+        if (typeof name !== "string") options.push([INSIDE, labelOf(name)]); // as a restored recipe has it
+        const pick = select(options, typeof name === "string" ? name : INSIDE, (value) => this.change((state) => (state.models[index] = value)), {
           "aria-label": `Model ${letter}`,
         });
         const row = element("div", "em-merge-model");
@@ -199,13 +214,10 @@ class Studio {
 
   drawRule() {
     const rule = this.rule;
-    const pick = select(
-      this.rules.map((entry) => [entry.name, entry.label]),
-      rule?.name ?? "",
-      (value) => this.change((state) => this.useRule(state, value)),
-      { "aria-label": "Rule" },
-    );
-    this.find("rule").replaceChildren(labelled("Rule", pick));
+    const isSearching = this.find("rule").contains(document.activeElement);
+    const pick = rulePicker(this.rules, rule?.name ?? "", (name) => this.change((state) => this.useRule(state, name)));
+    this.find("rule").replaceChildren(element("div", "em-label", "Rule"), pick);
+    if (isSearching) pick.querySelector("input").focus();
     this.find("formula").textContent = rule?.formula ?? "";
     this.find("explanation").textContent = rule?.explanation ?? "";
     const fields = this.parameters.map((parameter) => this.numberField(parameter));
@@ -244,7 +256,7 @@ class Studio {
 
   drawBlocks() {
     const panel = this.find("block-panel");
-    if (this.apartOf !== this.state.models.slice(0, 2).join(" ")) this.apart = null;
+    if (this.apartOf !== this.state.models.slice(0, 2).map(firstFileOf).join(" ")) this.apart = null;
     const byBlock = this.parameters.filter((parameter) => parameter.by_block);
     panel.hidden = !this.layout || !byBlock.length;
     if (panel.hidden) return;
@@ -254,10 +266,22 @@ class Studio {
         action(parameter.label, () => {
           this.edited = parameter.name;
           this.drawBlocks();
-        }, { "aria-pressed": parameter.name === this.edited }))),
+        }, { "aria-pressed": String(parameter.name === this.edited) }))),
     );
     this.find("family").textContent = this.layout.label;
-    this.bank = sliderBank(this.find("bank"), {
+    if (this.bankOf === this.layout) this.bank.draw(); // the same sliders, of which one may have the focus
+    else this.bank = this.makeBank();
+    this.bankOf = this.layout;
+    this.bank.showDistances(this.apart);
+    this.drawPresets();
+    this.drawSelections("kinds");
+    this.drawSelections("streams");
+    const weights = weightsOf(this.state, this.parameter);
+    this.find("more").textContent = weights.more.length ? `${weights.more.length} finer settings are kept as text.` : "";
+  }
+
+  makeBank() {
+    return sliderBank(this.find("bank"), {
       layout: this.layout,
       read: () => ({ weights: weightsOf(this.state, this.parameter), parameter: this.parameter }),
       write: (weights) => {
@@ -267,15 +291,6 @@ class Studio {
       settle: () => this.settle(),
       tell: (block) => (this.find("hint").textContent = hintOf(block, this.apart?.get(block.name))),
     });
-    this.bank.showDistances(this.apart);
-    const presets = [["", "Preset ..."], ...this.layout.presets.map((preset) => [preset.name, preset.label])];
-    this.find("preset").replaceChildren(
-      select(presets, "", (name) => this.usePreset(name), { "aria-label": "Preset" }),
-    );
-    this.drawSelections("kinds");
-    this.drawSelections("streams");
-    const weights = weightsOf(this.state, this.parameter);
-    this.find("more").textContent = weights.more.length ? `${weights.more.length} finer settings are kept as text.` : "";
   }
 
   /** Switches for kinds of layers, or streams: off, or a value that goes before those of blocks. */
@@ -373,12 +388,13 @@ class Studio {
     const { recipe } = this;
     if (!recipe) return;
     const request = previewRequest(this.form, this.find("prompt").value, Math.max(0, Math.round(this.find("seed").valueAsNumber || 0)));
-    await this.views.show([this.state.models[0], recipe, this.state.models[1] ?? ""], request, onlyMerge);
+    const [a, b] = this.state.models;
+    await this.views.show([shownModel(a), { name: "the merge", recipe }, b && shownModel(b)], request, onlyMerge);
   }
 
   /** How far A and B lie apart, block by block. */
   async compare() {
-    const [a, b] = this.state.models;
+    const [a, b] = this.state.models.map(firstFileOf);
     const button = this.find("compare");
     button.disabled = true;
     button.textContent = "Comparing ...";
@@ -397,16 +413,45 @@ class Studio {
     }
   }
 
-  usePreset(name) {
-    const preset = this.layout.presets.find((entry) => entry.name === name);
-    if (preset) this.useWeights(preset.weights);
+  drawPresets(chosen = "") {
+    const own = ownPresets(this.layout.family);
+    const options = [["", "Preset"]];
+    if (own.length) options.push({ group: "Yours", options: own.map(({ name }) => [`own ${name}`, name]) });
+    options.push({ group: "Built in", options: this.layout.presets.map((preset) => [preset.name, preset.label]) });
+    this.find("preset").replaceChildren(select(options, chosen, (name) => this.usePreset(name), { "aria-label": "Preset" }));
+    this.find("remove-preset").hidden = !chosen;
+  }
+
+  usePreset(chosen) {
+    const name = chosen.startsWith("own ") ? chosen.slice(4) : null;
+    const found = name === null ? this.layout.presets.find((preset) => preset.name === chosen) : ownPresets(this.layout.family).find((preset) => preset.name === name);
+    if (found) this.useWeights(found.weights).then(() => this.drawPresets(name === null ? "" : chosen));
+  }
+
+  savePreset() {
+    const field = this.find("preset-name");
+    const name = field.value.trim();
+    if (!name) {
+      field.focus();
+      return note("Type a name for the preset first.", "problem");
+    }
+    keepPreset(this.layout.family, name, weightsMapping(weightsOf(this.state, this.parameter)));
+    field.value = "";
+    this.drawPresets(`own ${name}`);
+    note(`${name} is kept in this browser.`);
+  }
+
+  removePreset() {
+    const chosen = this.find("preset").querySelector("select").value;
+    keepPreset(this.layout.family, chosen.slice(4), null);
+    this.drawPresets();
   }
 
   /** What a preset says of blocks; what stands for kinds and streams stays. */
   useWeights(mapping) {
-    this.change((state) => {
+    return this.change((state) => {
       const old = weightsOf(state, this.parameter);
-      const next = weightsFrom(mapping);
+      const next = weightsFrom(mapping, blockNames(this.layout));
       state.weights[this.parameter.name] = { ...next, kinds: { ...old.kinds, ...next.kinds }, streams: { ...old.streams, ...next.streams } };
     });
   }
@@ -424,7 +469,7 @@ class Studio {
   async readText(text) {
     try {
       const read = await ask("api/v1/merge/weights", {
-        checkpoint: this.state.models[0],
+        checkpoint: firstFileOf(this.state.models[0]),
         text,
         reading: this.find("reading").querySelector("select")?.value ?? "own",
         base: weightsOf(this.state, this.parameter).base,
@@ -439,7 +484,7 @@ class Studio {
   async writeText() {
     const weights = weightsMapping(weightsOf(this.state, this.parameter));
     try {
-      const written = await ask("api/v1/merge/weights", { checkpoint: this.state.models[0], text: JSON.stringify(weights) });
+      const written = await ask("api/v1/merge/weights", { checkpoint: firstFileOf(this.state.models[0]), text: JSON.stringify(weights) });
       return written.text;
     } catch (error) {
       tellProblem(error.message);
@@ -461,6 +506,16 @@ class Studio {
     } catch (error) {
       tellProblem(`Nothing was queued: ${error.message}`);
     }
+  }
+
+  /** The recipe becomes the model of txt2img's form, which makes the pictures. */
+  send() {
+    const { recipe } = this;
+    const field = document.querySelector(".em-recipe textarea");
+    if (!recipe || !field) return;
+    field.value = JSON.stringify(recipe);
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    [...document.querySelectorAll("#em-tabs [role=tab]")].find((tab) => tab.textContent.trim() === "txt2img")?.click();
   }
 
   async saveRecipe() {
@@ -528,22 +583,22 @@ class Studio {
     }
   }
 
-  restore(recipe) {
-    const state = stateOf(recipe);
-    if (!state) return tellProblem("This recipe has merges inside of merges: save the inner one under a name, and choose it as a model.");
-    this.take(state).then(() => this.settle());
-    note("The recipe was restored.");
-  }
-
-  /** A recipe, a picture or a merged checkpoint that was dropped. */
-  async takeFile(file) {
+  /** Files are found by what is in them, when they have other names here. What is missing is told by the report. */
+  async restore(recipe) {
+    let found = recipe;
     try {
-      const recipe = file.name.endsWith(".json") ? JSON.parse(await file.text()) : await recipeInFile(file);
-      if (!recipe) return tellProblem(`${file.name} says nothing of a recipe.`);
-      this.restore(recipe.root ? recipe : recipe.recipe);
-    } catch (error) {
-      tellProblem(`${file.name}: ${error.message}`);
+      const told = await ask("api/v1/merge/report", { recipe });
+      found = told.recipe;
+      if (told.notices.length) note(told.notices[0]);
+    } catch {
+      // The report beside the models says it, too.
     }
+    const start = stateOf(found);
+    if (!start) return tellProblem("This recipe merges nothing: it is a checkpoint with a VAE or LoRAs.");
+    await this.take(start);
+    if (this.layout) await this.take(stateOf(found, blockNames(this.layout)));
+    this.settle();
+    note("The recipe was restored.");
   }
 
   step(state) {
@@ -552,6 +607,14 @@ class Studio {
 
   connect() {
     const on = (part, what) => this.find(part).addEventListener("click", what);
+    this.find("name").addEventListener("change", (event) => {
+      this.state.name = event.target.value.trim();
+      this.settle();
+    });
+    on("save-preset", () => this.savePreset());
+    on("remove-preset", () => this.removePreset());
+    this.find("preset-name").addEventListener("keydown", (event) => event.key === "Enter" && this.savePreset());
+    on("send", () => this.send());
     on("swap", () => this.change((state) => ([state.models[0], state.models[1]] = [state.models[1], state.models[0]])));
     on("add-model", () => this.change((state) => state.models.push(this.checkpoints[0] ?? "")));
     on("add-lora", () => this.change((state) => state.loras.push({ name: this.loras[0], strength: 1 })));
@@ -565,7 +628,7 @@ class Studio {
     on("copy", async () => {
       const text = await this.writeText();
       this.find("text").value = text;
-      await navigator.clipboard?.writeText(text).then(() => note("Copied."), () => {});
+      await copyText(text).then(() => note("Copied."), (error) => tellProblem(error.message));
     });
     on("read", () => this.readText(this.find("text").value));
     on("preview", () => this.preview());
@@ -580,22 +643,41 @@ class Studio {
       event.preventDefault();
       this.step(event.shiftKey ? this.history.redo() : this.history.undo());
     });
-    this.root.addEventListener("dragover", (event) => event.preventDefault());
-    this.root.addEventListener("drop", (event) => {
-      const file = event.dataTransfer.files[0];
-      if (!file) return;
+    // On a slider, copying and pasting are about the weights.
+    this.root.addEventListener("copy", (event) => {
+      if (!event.target.closest?.(".em-bank") || String(getSelection())) return;
+      event.clipboardData.setData("text/plain", JSON.stringify(weightsMapping(weightsOf(this.state, this.parameter))));
       event.preventDefault();
-      event.stopPropagation();
-      this.takeFile(file);
+      note("The weights of all blocks are copied.");
     });
-    watchJobs(({ changed }) => {
-      for (const job of changed) if (job.id === this.saving) this.showSaving(job);
+    this.root.addEventListener("paste", (event) => {
+      if (event.target.matches?.("input, textarea")) return;
+      const text = event.clipboardData.getData("text/plain").trim();
+      if (!text || !this.layout) return;
+      event.preventDefault();
+      this.readText(text);
     });
+    takeDrops(this.root, (recipe) => this.restore(recipe), tellProblem);
+    watchJobs(({ jobs, changed, isFirst }) => {
+      // A page that was loaded anew goes on with the one under way.
+      if (isFirst) this.saving ??= jobs.find((job) => job.kind === "merge" && ["queued", "running"].includes(job.state))?.id;
+      for (const job of isFirst ? jobs : changed) if (job.id === this.saving) this.showSaving(job);
+    });
+    const line = this.find("line");
+    useLine((kind, message) => {
+      line.hidden = !message;
+      line.dataset.kind = kind;
+      line.querySelector(".em-status-text").textContent = message;
+    });
+    line.querySelector(".em-close").addEventListener("click", clearLine);
     ask("api/v1/merge/rules").then(({ readings = [] }) => {
       this.find("reading").replaceChildren(select(readings.map((entry) => [entry.name, entry.label]), "own", () => {}, { "aria-label": "What BASE means in lists" }));
     }, () => {});
   }
 }
+
+/** A model as previews take it: a checkpoint by its name, anything else as a recipe. */
+const shownModel = (model) => ({ name: labelOf(model), ...(typeof model === "string" ? {} : { recipe: { root: nodeOf(model) } }) });
 
 function hintOf(block, apart) {
   const distance = apart ? ` A and B differ by ${(100 * apart.distance).toPrecision(3)} %, at an angle of ${apart.angle.toFixed(3)} (SLERP is LERP near 0).` : "";
@@ -608,32 +690,4 @@ function kept() {
   } catch {
     return newState();
   }
-}
-
-/** The recipe in the header of a safetensors file, or in a picture's own text; null when there is none. */
-async function recipeInFile(file) {
-  const head = new DataView(await file.slice(0, 8).arrayBuffer());
-  if (head.getUint32(0) === 0x89504e47) return recipeInPicture(new Uint8Array(await file.slice(0, 2 ** 20).arrayBuffer()));
-  const length = Number(head.getBigUint64(0, true));
-  if (length > 100 * 2 ** 20) throw new Error("this is no safetensors file.");
-  const header = JSON.parse(await file.slice(8, 8 + length).text());
-  const text = header.__metadata__?.["emulsion.recipe"];
-  return text ? JSON.parse(text) : null;
-}
-
-/** PNG chunks: length, type, data, checksum. Ours are texts with these keywords; a plot's picture has its request. */
-function recipeInPicture(data) {
-  const view = new DataView(data.buffer);
-  const names = new TextDecoder("latin1");
-  for (let at = 8; at + 12 <= data.length; ) {
-    const length = view.getUint32(at);
-    const type = names.decode(data.subarray(at + 4, at + 8));
-    if (type === "iTXt" || type === "tEXt") {
-      const chunk = data.subarray(at + 8, at + 8 + length);
-      const body = (type === "iTXt" ? new TextDecoder() : names).decode(chunk);
-      if (/^emulsion(-plot)?\0/.test(body)) return JSON.parse(body.slice(body.indexOf("{"))).request?.recipe ?? null;
-    }
-    at += 12 + length;
-  }
-  return null;
 }

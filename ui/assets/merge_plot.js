@@ -136,7 +136,10 @@ function axisFields(name, studio, kind, text) {
   values.value = text;
   const target = element("span", "em-target");
   const options = name === "Y" ? [["", "None"], ...KINDS] : KINDS;
-  const pick = select(options, kind, () => drawTarget(), { "aria-label": `${name} axis` });
+  const pick = select(options, kind, () => {
+    drawTarget();
+    values.value = usualValues();
+  }, { "aria-label": `${name} axis` });
   const targets = () =>
     ({
       parameter: studio.parameters.map((parameter) => [parameter.name, parameter.label]),
@@ -146,7 +149,11 @@ function axisFields(name, studio, kind, text) {
     const found = targets();
     target.replaceChildren(...(found ? [select(found, found[0]?.[0] ?? "", () => {}, { "aria-label": `What of ${name}` })] : []));
     values.hidden = !pick.value;
-    if (pick.value === "rule") values.value = studio.rules.slice(0, 2).map((rule) => rule.name).join(", ");
+  }
+  function usualValues() {
+    if (pick.value === "rule") return studio.rules.slice(0, 2).map((rule) => rule.name).join(", ");
+    if (pick.value === "checkpoint") return studio.checkpoints.slice(0, 3).join(", ");
+    return { parameter: "0-1 [5]", block: "0-1 [5]", seed: "1-4 [4]", steps: "10, 20, 40", guidance_scale: "3, 5, 7" }[pick.value] ?? "";
   }
   drawTarget();
   const row = element("div", "em-axis-row");

@@ -5,8 +5,23 @@ import { cancel, watchJobs } from "./jobs.js";
 import { tellProblem } from "./messages.js";
 import { address, ask } from "./server.js";
 
-const SETTINGS = ["negative_prompt", "sampler", "schedule", "steps", "width", "height", "guidance_scale", "clip_skip"];
-const isGiven = (value) => value !== null && value !== undefined && value !== "";
+const SETTINGS = [
+  "negative_prompt",
+  "text_encoders",
+  "sampler",
+  "schedule",
+  "steps",
+  "width",
+  "height",
+  "guidance_scale",
+  "distilled_guidance",
+  "guidance_rescale",
+  "shift",
+  "clip_skip",
+  "emphasis",
+  "noise_source",
+];
+const isGiven = (value) => value !== null && value !== undefined && value !== "" && value.length !== 0;
 
 /** What is made for a preview, but for the model. form: the values of txt2img. */
 export function previewRequest(form, prompt, seed) {
@@ -60,20 +75,24 @@ export function previews(host) {
     if (made.has(key)) return show(target, key);
     try {
       const job = await ask("api/v1/jobs", request);
+      if (target.key !== key) return cancel(job.id); // something newer was asked for meanwhile
       waiting.set(job.id, { place: target, key });
     } catch (error) {
+      if (target.key !== key) return;
+      target.key = ""; // it can be tried again
       target.fail(error.message);
       tellProblem(`No preview of ${name}: ${error.message}`);
     }
   }
 
   return {
-    /** models: [name of A, recipe, name of B or ""]. onlyMerge: A and B stay as they are. */
+    /** models: of A, the merge and B what they are called, and what makes them where that is a recipe. B may be "". */
     async show(models, request, onlyMerge = false) {
-      const [a, recipe, b] = models;
-      if (!onlyMerge && a) await make(places[0], { ...request, checkpoint: a }, a);
-      await make(places[1], { ...request, recipe }, "the merge");
-      if (!onlyMerge && b) await make(places[2], { ...request, checkpoint: b }, b);
+      for (const [index, model] of models.entries()) {
+        if (!model || (onlyMerge && index !== 1)) continue;
+        const asked = model.recipe ? { recipe: model.recipe } : { checkpoint: model.name };
+        await make(places[index], { ...request, ...asked }, model.name);
+      }
     },
   };
 }

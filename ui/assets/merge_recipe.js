@@ -1,17 +1,18 @@
 // What the Merge tab is set to, and the recipe that it stands for. Nothing here touches the page.
 
 const DECIMALS = 4;
+const ORDER = ["blocks", "kinds", "streams"]; // in which overrides of one field are written
 export const rounded = (value) => Number(value.toFixed(DECIMALS));
 
 export const newState = () => ({
   rule: "lerp",
-  models: ["", ""],
+  models: ["", ""], // names of checkpoints, or what else a recipe has in their place, as it has it
   weights: {}, // by parameter: {base, blocks: {name: value}, kinds: {}, streams: {}, more: [override]}
   normalisation: "none",
   seed: 0,
   dtype: "as_first",
   vae: "",
-  loras: [], // {name, strength}
+  loras: [], // {name, strength} and what else a recipe says of them
   name: "",
 });
 
@@ -40,19 +41,30 @@ export function weightsMapping({ base, blocks, kinds, streams, more }) {
   return overrides.length ? { base, overrides } : { base };
 }
 
-/** The other way; what the page has no slider for is kept as it is. */
-export function weightsFrom(mapping) {
+/**
+ * The other way. known: names of the blocks that have sliders. What the page has no slider for is kept as it is. Later overrides count more and the page writes blocks, kinds and streams in this order, so
+ * that one which would be overtaken is kept, too, with all behind it.
+ */
+export function weightsFrom(mapping, known = null) {
   if (typeof mapping === "number") return weightsFrom({ base: mapping });
   const weights = { base: mapping.base, blocks: {}, kinds: {}, streams: {}, more: [] };
+  let reached = 0;
   for (const override of mapping.overrides ?? []) {
-    const given = ["blocks", "kinds", "streams"].filter((field) => override[field]?.length);
-    const isOrdered = weights.more.length === 0; // later overrides count more, so nothing may overtake those kept
-    if (given.length === 1 && isOrdered) {
-      for (const name of override[given[0]]) weights[given[0]][name] = override.value;
-    } else weights.more.push(override);
+    const given = ORDER.filter((field) => override[field]?.length);
+    const isPlain = given.length === 1 && !(known && override.blocks?.some((name) => !known.has(name))); // "IN04.1.0" is a part
+    const place = isPlain ? ORDER.indexOf(given[0]) : ORDER.length;
+    if (place === ORDER.length || place < reached || (place > 0 && override[given[0]].some((name) => name in weights[given[0]]))) {
+      weights.more.push(override);
+      reached = ORDER.length;
+      continue;
+    }
+    reached = place;
+    for (const name of override[given[0]]) weights[given[0]][name] = override.value;
   }
   return weights;
 }
+
+export const blockNames = (layout) => new Set(layout?.blocks.map((block) => block.name));
 
 /** The recipe, or null while models are missing. rule: as the server describes it. */
 export function recipeOf(state, rule) {
@@ -64,7 +76,7 @@ export function recipeOf(state, rule) {
   let root = {
     type: "merge",
     rule: rule.name,
-    models: state.models.map((name) => ({ type: "checkpoint", file: { name } })),
+    models: state.models.map(nodeOf),
     parameters,
     normalisation: state.normalisation,
     seed: rule.is_random ? state.seed : 0,
@@ -73,30 +85,43 @@ export function recipeOf(state, rule) {
     root = {
       type: "adapters",
       model: root,
-      adapters: state.loras.map(({ name, strength }) => ({ file: { name }, strength })),
+      adapters: state.loras.map(({ name, ...rest }) => ({ file: { name }, ...rest })),
     };
   }
   if (state.vae) root = { type: "vae", model: root, vae: { name: state.vae } };
   return { name: state.name, dtype: state.dtype, root };
 }
 
-/** The state that makes a recipe, or null for one that this page cannot show (merges in merges without names). */
-export function stateOf(recipe) {
+export const nodeOf = (model) => (typeof model === "string" ? { type: "checkpoint", file: { name: model } } : model);
+
+/** The first file of a model: what is in it decides the blocks. */
+export function firstFileOf(model) {
+  let node = nodeOf(model);
+  while (node.type !== "checkpoint") node = node.model ?? node.models[0];
+  return node.file.name;
+}
+
+export const labelOf = (model) => (typeof model === "string" ? model : summaryOf({ root: model }));
+
+/** The state that makes a recipe, or null for one without a merge. known: as for `weightsFrom`. */
+export function stateOf(recipe, known = null) {
   const state = { ...newState(), dtype: recipe.dtype ?? "as_first", name: recipe.name ?? "" };
   let node = recipe.root;
-  if (node.type === "vae") [state.vae, node] = [node.vae.name, node.model];
+  if (node.type === "vae") [state.vae, node] = [nameOf(node.vae), node.model];
   if (node.type === "adapters") {
-    state.loras = node.adapters.map(({ file, strength }) => ({ name: file.name, strength: strength ?? 1 }));
+    state.loras = node.adapters.map(({ file, ...rest }) => ({ name: nameOf(file), strength: 1, ...rest }));
     node = node.model;
   }
-  if (node.type !== "merge" || node.models.some((model) => model.type !== "checkpoint")) return null;
+  if (node.type !== "merge") return null;
   state.rule = node.rule;
-  state.models = node.models.map((model) => model.file.name);
+  state.models = node.models.map((model) => (model.type === "checkpoint" && !model.use_ema ? nameOf(model.file) : model));
   state.normalisation = node.normalisation ?? "none";
   state.seed = node.seed ?? 0;
-  for (const [name, mapping] of Object.entries(node.parameters ?? {})) state.weights[name] = weightsFrom(mapping);
+  for (const [name, mapping] of Object.entries(node.parameters ?? {})) state.weights[name] = weightsFrom(mapping, known);
   return state;
 }
+
+const nameOf = (file) => (typeof file === "string" ? file : file.name);
 
 export const parametersOf = (rule, count) => rule.parameters_by_count?.[count] ?? rule.parameters;
 
@@ -108,8 +133,8 @@ export function summaryOf(recipe) {
     parts.push(node.type === "vae" ? `VAE ${node.vae.name}` : `${node.adapters.length} LoRA`);
     node = node.model;
   }
-  const names = (inner) => (inner.type === "checkpoint" ? inner.file.name : `(${summaryOf({ root: inner })})`);
-  if (node.type === "checkpoint") parts.unshift(node.file.name);
+  const names = (inner) => (inner.type === "checkpoint" ? titleOf(inner) : `(${summaryOf({ root: inner })})`);
+  if (node.type === "checkpoint") parts.unshift(titleOf(node));
   else {
     const alpha = node.parameters?.alpha;
     const base = typeof alpha === "number" ? alpha : alpha?.base;
@@ -118,6 +143,8 @@ export function summaryOf(recipe) {
   }
   return parts.join(", ");
 }
+
+const titleOf = ({ file, use_ema: isAveraged }) => `${nameOf(file)}${isAveraged ? " (averaged)" : ""}`;
 
 /** What was done before, to go back to. */
 export class History {

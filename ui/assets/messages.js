@@ -1,24 +1,25 @@
 // What the user is told: a line that stays until it is closed, and notes that go away by themselves.
 
 const NOTE_SECONDS = 5;
-let line = null;
+const lines = new Set();
+const line = (kind, text) => lines.forEach((show) => show(kind, text));
 
-/** Where lines are shown; called once by the status line. */
+/** Where lines are shown: each tab that can cause one has its own, and all say the same. */
 export function useLine(show) {
-  line = show;
+  lines.add(show);
 }
 
 export function tellProblem(text) {
-  line?.("problem", text);
+  line("problem", text);
   note(text, "problem");
 }
 
 export function tellNotice(text) {
-  line?.("notice", text);
+  line("notice", text);
 }
 
 export function clearLine() {
-  line?.("", "");
+  line("", "");
 }
 
 /** A note in the corner. kind: "done" or "problem". */

@@ -1,5 +1,6 @@
 // Preview and progress of the running job, the pictures so far, and what is known about the one that is shown.
 
+import { bytes } from "./bytes.js";
 import { copyText } from "./clipboard.js";
 import { fillForm } from "./form.js";
 import { cancel, watchJobs } from "./jobs.js";
@@ -205,19 +206,22 @@ function showDetails(find, picture) {
 
 function showProgress(find, job) {
   find("progress").hidden = !job;
-  const share = job?.steps ? job.step / job.steps : 0;
+  const isMeasured = Boolean(job?.steps || job?.all_bytes);
+  const share = job?.all_bytes ? job.done_bytes / job.all_bytes : job?.steps ? job.step / job.steps : 0;
   document.body.style.setProperty("--em-progress", share);
-  document.title = job?.steps ? `[${Math.floor(100 * share)}%] Emulsion` : "Emulsion";
+  document.title = isMeasured ? `[${Math.floor(100 * share)}%] Emulsion` : "Emulsion";
   if (!job) return;
   const bar = find("bar");
-  if (job.steps) bar.value = share;
+  if (isMeasured) bar.value = share;
   else bar.removeAttribute("value");
   setText(find("stage-name"), job.stage ? capitalised(job.stage) : "Starting");
   setText(find("numbers"), numbers(job));
 }
 
 function numbers(job) {
+  if (job.all_bytes) return `${bytes(job.done_bytes)} of ${bytes(job.all_bytes)}`;
   if (!job.steps) return "";
+  if (!isGeneration(job)) return `step ${job.step}/${job.steps}`;
   const count = job.request.batch_size * job.request.batch_count;
   const parts = [`step ${job.step}/${job.steps}`];
   if (count > 1) parts.push(`${job.images.length}/${count} pictures`);
@@ -244,7 +248,7 @@ function queueEntry(job, index) {
   const entry = document.createElement("li");
   entry.className = "em-queue-entry";
   const text = document.createElement("span");
-  text.textContent = job.request.prompt || "No prompt";
+  text.textContent = isGeneration(job) ? job.request.prompt || "No prompt" : `Saving ${job.request.name}`;
   const button = document.createElement("button");
   button.type = "button";
   button.className = "em-icon em-close";
@@ -257,5 +261,7 @@ function queueEntry(job, index) {
 function setText(element, text) {
   if (element.textContent !== text) element.textContent = text; // a screen reader speaks at every change
 }
+
+const isGeneration = (job) => job.kind === "generation";
 
 const capitalised = (text) => text[0].toUpperCase() + text.slice(1);

@@ -20,7 +20,12 @@ export async function ask(path, body, options = {}) {
 
 /** The infotext inside a picture, "" when there is none. */
 export async function readInfotext(file) {
-  return (await ask("sdapi/v1/png-info", { image: await asBase64(file) })).info;
+  return (await readTexts(file)).info;
+}
+
+/** All that a picture says of itself: {info, items by keyword, parameters by name}. */
+export async function readTexts(file) {
+  return ask("sdapi/v1/png-info", { image: await asBase64(file) });
 }
 
 async function problemOf(answer) {

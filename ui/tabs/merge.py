@@ -8,6 +8,10 @@ from ui.scripts import mounts
 
 _TEMPLATE = """
 <section class="em-merge" aria-label="Merge">
+  <div class="em-status" data-part="line" hidden>
+    <p class="em-status-text" role="alert"></p>
+    <button type="button" class="em-icon em-close" aria-label="Close this message"></button>
+  </div>
   <div class="em-merge-column">
     <div class="em-panel">
       <div class="em-panel-head">
@@ -66,6 +70,12 @@ _TEMPLATE = """
         <button type="button" class="em-action" data-part="reset">Reset</button>
         <button type="button" class="em-action" data-part="compare">Compare A and B</button>
       </div>
+      <div class="em-bank-tools">
+        <input type="text" data-part="preset-name" autocomplete="off" placeholder="Name of a preset of your own"
+          aria-label="Name of a preset of your own">
+        <button type="button" class="em-action" data-part="save-preset">Save preset</button>
+        <button type="button" class="em-action" data-part="remove-preset" hidden>Remove preset</button>
+      </div>
       <p class="em-hint" data-part="more"></p>
       <details data-part="kinds"><summary>By kind of layer</summary><div class="em-selections"></div></details>
       <details data-part="streams"><summary>By stream</summary><div class="em-selections"></div></details>
@@ -95,6 +105,7 @@ _TEMPLATE = """
       <div class="em-actions">
         <button type="button" class="em-action em-strong" data-part="preview">Preview</button>
         <button type="button" class="em-action" data-part="generate">Generate with this recipe</button>
+        <button type="button" class="em-action" data-part="send">Send to txt2img</button>
       </div>
       <div data-part="previews"></div>
     </div>
