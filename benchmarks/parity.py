@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from backend.families.unet_shapes import autoencoder_config_from, unet_config_from
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
+from backend.memory.part import Part
+from backend.memory.residency import Residency
 from backend.nn.autoencoder import Autoencoder
 from backend.nn.clip_text import ClipText
 from backend.nn.unet import UNet
@@ -30,6 +34,7 @@ from benchmarks.checkpoint import CLIP_L as CLIP
 from benchmarks.diffusers_run import AUTOENCODER
 
 _CPU = torch.device("cpu")
+N = TypeVar("N", bound=nn.Module)
 
 
 @torch.inference_mode()
@@ -44,10 +49,18 @@ def relative_error(ours: Tensor, reference: Tensor) -> float:
     return float((ours - reference).abs().max() / reference.abs().max())
 
 
+def _held(build: Callable[[], N], source: WeightSource, target: Target, label: str) -> N:
+    return cast(N, Residency(2**40).get(Part(label, label, source, target, build)))
+
+
 def _unet_error(file: SafetensorsFile) -> float:
     source = with_prefix(file, "model.diffusion_model.")
-    ours = UNet(unet_config_from(source, num_heads=8, head_dim=None, norm_groups=32))
-    bind(ours, source, Target(_CPU, torch.float32, widens_on_use=True), part="U-Net")
+    ours = _held(
+        lambda: UNet(unet_config_from(source, num_heads=8, head_dim=None, norm_groups=32)),
+        source,
+        Target(_CPU, torch.float32, widens_on_use=True),
+        "U-Net",
+    )
     config = {"cross_attention_dim": 768}
     reference = UNet2DConditionModel(**config)
     weights = {f"model.diffusion_model.{key}": tensor for key, tensor in _float32(source).items()}
@@ -62,8 +75,12 @@ def _unet_error(file: SafetensorsFile) -> float:
 
 def _autoencoder_errors(file: SafetensorsFile) -> dict[str, float]:
     source = with_prefix(file, "first_stage_model.")
-    ours = Autoencoder(autoencoder_config_from(source, norm_groups=32))
-    bind(ours, source, Target(_CPU, torch.float32, widens_on_use=True), part="autoencoder")
+    ours = _held(
+        lambda: Autoencoder(autoencoder_config_from(source, norm_groups=32)),
+        source,
+        Target(_CPU, torch.float32, widens_on_use=True),
+        "autoencoder",
+    )
     reference = AutoencoderKL(**AUTOENCODER)
     weights = {f"first_stage_model.{key}": tensor for key, tensor in _float32(source).items()}
     reference.load_state_dict(convert_ldm_vae_checkpoint(weights, AUTOENCODER))
@@ -79,8 +96,9 @@ def _autoencoder_errors(file: SafetensorsFile) -> dict[str, float]:
 def _text_error(file: SafetensorsFile) -> float:
     source = clip_in(file, "cond_stage_model.")
     assert source is not None
-    ours = ClipText(clip_config_from(source, CLIP_L))
-    bind(ours, source, Target(_CPU, torch.float32), part="text encoder")
+    ours = _held(
+        lambda: ClipText(clip_config_from(source, CLIP_L)), source, Target(_CPU, torch.float32), "text encoder"
+    )
     reference = CLIPTextModel(CLIPTextConfig(**CLIP))
     missing, unexpected = reference.load_state_dict(_float32(source), strict=False)
     if unexpected or any(not key.endswith("position_ids") for key in missing):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import OutOfMemory
-from backend.memory.binding import Target
+from backend.memory.layouts import Target
 from backend.memory.part import Part
 from backend.memory.residency import Residency
 from backend.memory.retrying import retrying, wanted_bytes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from backend.errors import BadCheckpoint, KeysDoNotMatch
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
 from backend.memory.part import Part
 from backend.memory.residency import Residency
 from backend.nn.clip_text import ClipText, ClipTextConfig
@@ -22,6 +22,7 @@ from backend.weights.packing import Packing
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
 from backend.weights.source import InMemory, WeightSource
 from backend.weights.weight_file import open_weights
+from tests.held_networks import held_network
 
 Weights = dict[str, Tensor]
 
@@ -118,10 +119,12 @@ def as_llama_cpp(weights: Weights) -> Weights:
 
 
 def bound_clip(source: WeightSource, kind: str = "clip_g") -> ClipText:
-    with torch.device("meta"):
-        encoder = ClipText(clip_config_from(source, kind, heads=2))
-    bind(encoder, source, Target(CPU, torch.float32), part="text encoder")
-    return encoder
+    return held_network(
+        lambda: ClipText(clip_config_from(source, kind, heads=2)),
+        source,
+        Target(CPU, torch.float32),
+        label="text encoder",
+    )
 
 
 @torch.no_grad()
@@ -230,9 +233,7 @@ def test_t5_is_found_with_its_table_under_either_name(
         n: t.shape for n, t in weights.items()
     }
     assert all(torch.equal(found["t5"].read(name), value) for name, value in weights.items())
-    with torch.device("meta"):
-        encoder = T5Encoder(t5_config_from(found["t5"]))
-    bind(encoder, found["t5"], Target(CPU, torch.float32), part="T5")
+    held_network(lambda: T5Encoder(t5_config_from(found["t5"])), found["t5"], Target(CPU, torch.float32), label="T5")
     assert kind_of_encoder(source) == (None if prefix else "t5")
 
 
@@ -379,12 +380,10 @@ def llama_cpp_file(tmp_path: Path) -> Path:
 def test_a_packed_t5_runs_from_what_its_file_holds(llama_cpp_file: Path) -> None:
     source = encoders_in(open_weights(llama_cpp_file))["t5"]
     config = t5_config_from(source)
-    with torch.device("meta"):
-        packed, plain = T5Encoder(config), T5Encoder(config)
-    bind(packed, source, Target(CPU, torch.float32), part="T5")
+    packed = held_network(lambda: T5Encoder(config), source, Target(CPU, torch.float32), label="T5")
     assert packed.shared.weight.dtype == torch.uint8
     numbers = InMemory({key: source.read(key).clone() for key in source.keys()})
-    bind(plain, numbers, Target(CPU, torch.float32), part="T5")
+    plain = held_network(lambda: T5Encoder(config), numbers, Target(CPU, torch.float32), label="T5")
     tokens = torch.tensor([[3, 9, 1712, 1]])
     with torch.no_grad():
         assert torch.equal(packed(tokens), plain(tokens))
@@ -420,7 +419,4 @@ def test_encoders_that_do_not_fit_into_memory_give_the_same_bits(
 
 
 def bound_t5(source: WeightSource) -> T5Encoder:
-    with torch.device("meta"):
-        encoder = T5Encoder(t5_config_from(source))
-    bind(encoder, source, Target(CPU, torch.float32), part="T5")
-    return encoder
+    return held_network(lambda: T5Encoder(t5_config_from(source)), source, Target(CPU, torch.float32), label="T5")

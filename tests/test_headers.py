@@ -16,10 +16,10 @@ from backend.families.family import Family, Machine, ModelFiles, identify
 from backend.families.recognition import recognised
 from backend.families.unet_files import unet_in
 from backend.families.unet_shapes import autoencoder_config_from, unet_config_from
-from backend.memory.binding import check_keys
 from backend.memory.device import DeviceFacts
 from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.leaves import leaves_of, on_meta
+from backend.memory.matching_keys import check_keys
 from backend.memory.part import Part
 from backend.nn.autoencoder import Autoencoder
 from backend.nn.clip_text import ClipText

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
+from backend.memory.part import Part
+from backend.memory.residency import Residency
 from backend.nn.layers import Linear
 from backend.weights.ggml_formats import FORMATS
 from backend.weights.gguf_file import open_gguf
@@ -17,7 +19,8 @@ from backend.weights.safetensors_file import write_safetensors
 from backend.weights.source import WeightSource
 from backend.weights.views import View, Viewed
 from backend.weights.weight_file import open_weights
-from tests.simgpu import DEVICE, GPU
+from tests.inline_executor import InlineExecutor
+from tests.simgpu import DEVICE, GPU, SimulatedTransport
 
 ROWS, NUMBERS = 96, 768
 E4M3 = torch.float8_e4m3fn
@@ -82,9 +85,14 @@ KINDS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_packed_weights_on_a_device_take_few_bytes_and_give_the_same_numbers(tmp_path, kind, dtype):
     source = KINDS[kind](tmp_path)
-    with torch.device("meta"):
-        layer = nn.Sequential(Linear(NUMBERS, ROWS, bias=False))
-    bind(layer, _under(source, "0."), Target(DEVICE, dtype), part="network")
+    part = Part(
+        "layer",
+        "layer",
+        _under(source, "0."),
+        Target(DEVICE, dtype),
+        lambda: nn.Sequential(Linear(NUMBERS, ROWS, bias=False)),
+    )
+    layer = Residency(2**30, transport=SimulatedTransport(), readers=InlineExecutor()).get(part)
     assert GPU.used < source.storage_bytes("weight") + 1024
     x = torch.randn(3, NUMBERS).to(dtype)
     expected = nn.functional.linear(x, source.read("weight").to(dtype))

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import BadCheckpoint, UnsupportedCheckpoint
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
 from backend.nn.layers import Linear
 from backend.weights.safetensors_file import write_safetensors
 from backend.weights.source import WeightSource
 from backend.weights.weight_file import open_weights
+from tests.held_networks import held_network
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 STATE = ".quant_state.bitsandbytes__"
@@ -283,9 +284,9 @@ def test_a_network_bound_to_packed_weights_computes_as_with_their_numbers(tmp_pa
     source = opened(tmp_path, NETWORKS[kind]())
     expected = Network().to(dtype)
     expected.load_state_dict({key: source.read(key).to(dtype) for key in source.keys()})
-    with torch.device("meta"):
-        network = Network()
-    bind(network, source, Target(torch.device("cpu"), dtype, widens_on_use=widens), part="network")
+    network = held_network(
+        lambda: Network(), source, Target(torch.device("cpu"), dtype, widens_on_use=widens), label="network"
+    )
     assert network.first.weight.dtype == network.second.weight.dtype == torch.uint8
     x = torch.randn(5, 128).to(dtype)
     if widens:  # nn.Linear does not widen

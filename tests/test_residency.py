@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import KeysDoNotMatch, OutOfMemory
-from backend.memory.binding import Target
+from backend.memory.layouts import Target
 from backend.memory.part import Part
 from backend.memory.residency import Held, Residency
 from backend.weights.source import InMemory
@@ -334,7 +334,7 @@ def test_ten_switches_between_two_checkpoints_leave_the_memory_as_it_was(tmp_pat
     script = """
         import gc, sys, torch
         from pathlib import Path
-        from backend.memory.binding import Target
+        from backend.memory.layouts import Target
         from backend.memory.part import Part
         from backend.memory.residency import Residency
         from backend.nn.unet import UNet, UNetConfig

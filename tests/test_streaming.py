@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from backend.errors import BadCheckpoint, OutOfMemory
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
 from backend.memory.part import Part
 from backend.memory.placement import LeafSize, place
 from backend.memory.residency import Residency
@@ -89,16 +89,6 @@ def test_packed_weights_come_and_go_as_they_are_packed(tmp_path):
     tight = Residency(whole.used() // 4, small=256)
     for _step in range(2):
         assert torch.equal(tight.get(part)(*given_inputs), expected)
-
-
-def test_a_bound_network_and_one_that_is_held_are_the_same(file):
-    with torch.device("meta"):
-        bound = UNet(CONFIG).eval()
-    bind(bound, file, BFLOAT16, part="U-Net")
-    held = Residency(2**40).get(unet(file, BFLOAT16))
-    for (name, one), other in zip(bound.state_dict().items(), held.state_dict().values(), strict=True):
-        assert torch.equal(one, other), name
-        assert one.stride() == other.stride(), name
 
 
 class Recording(InMemory):
@@ -419,7 +409,7 @@ def test_a_network_larger_than_the_budget_keeps_the_memory_of_the_process_within
     script = """
         import sys, torch
         from pathlib import Path
-        from backend.memory.binding import Target
+        from backend.memory.layouts import Target
         from backend.memory.part import Part
         from backend.memory.residency import Residency
         from backend.nn.unet import UNet, UNetConfig

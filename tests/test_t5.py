@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from transformers import T5Tokenizer as TheirTokenizer
 
 from backend.errors import KeysDoNotMatch
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
 from backend.nn.t5 import T5Encoder
 from backend.text.emphasis import BUILTIN, Segment, parse_emphasis
 from backend.text.encoder_config import t5_config_from
@@ -25,6 +25,7 @@ from backend.text.encoder_layouts import t5_in
 from backend.text.t5_encoder import T5Prompt, compile_t5, encode_t5
 from backend.text.t5_tokenizer import END, PADDING, T5Tokenizer
 from backend.weights.source import InMemory, WeightSource
+from tests.held_networks import held_network
 from tests.test_clip_tokenizer import TEXTS
 
 CPU = torch.device("cpu")
@@ -68,9 +69,9 @@ def their_t5_tokenizer() -> TheirTokenizer:
 def bound(source: WeightSource, *, dtype: torch.dtype = torch.float32, widens_on_use: bool = False) -> T5Encoder:
     found = t5_in(source, "")
     assert found is not None
-    with torch.device("meta"):
-        encoder = T5Encoder(t5_config_from(found))
-    bind(encoder, found, Target(CPU, dtype, widens_on_use=widens_on_use), part="T5")
+    encoder = held_network(
+        lambda: T5Encoder(t5_config_from(found)), found, Target(CPU, dtype, widens_on_use=widens_on_use), label="T5"
+    )
     return encoder.eval().requires_grad_(False)
 
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers import T5Tokenizer as Tokenizer
 
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
 from backend.nn.clip_text import ClipText
 from backend.nn.t5 import T5Encoder
 from backend.text.chunks import compile_chunks
@@ -39,6 +39,7 @@ from backend.text.encoder_layouts import CLIP_G, CLIP_L, clip_in, t5_in
 from backend.text.t5_encoder import T5Encoding, compile_t5, encode_t5
 from backend.text.t5_tokenizer import T5Tokenizer
 from backend.weights.source import InMemory
+from tests.held_networks import held_network
 from tests.test_t5 import their_t5_tokenizer
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -119,9 +120,7 @@ def t5_tokenizer() -> Tokenizer:
 def read_clip(reference: PreTrainedModel, kind: str, text: str, reading: ClipReading) -> ClipEncoding:
     source = clip_in(InMemory(reference.state_dict()), "")
     assert source is not None
-    with torch.device("meta"):
-        encoder = ClipText(clip_config_from(source, kind, heads=2))
-    bind(encoder, source, CPU32, part="CLIP")
+    encoder = held_network(lambda: ClipText(clip_config_from(source, kind, heads=2)), source, CPU32, label="CLIP")
     prompt = compile_chunks(whole_text(text), ClipTokenizer.load())
     return encode_clip(encoder, prompt, reading, clip_skip=1, emphasis=PLAIN, device=CPU, dtype=torch.float32)
 
@@ -129,9 +128,7 @@ def read_clip(reference: PreTrainedModel, kind: str, text: str, reading: ClipRea
 def read_t5(reference: T5EncoderModel, text: str, length: int, *, ignores_padding: bool = False) -> T5Encoding:
     source = t5_in(InMemory(reference.state_dict()), "")
     assert source is not None
-    with torch.device("meta"):
-        encoder = T5Encoder(t5_config_from(source))
-    bind(encoder, source, CPU32, part="T5")
+    encoder = held_network(lambda: T5Encoder(t5_config_from(source)), source, CPU32, label="T5")
     prompt = compile_t5(whole_text(text), T5Tokenizer.load(), min_length=length, max_length=length)
     return encode_t5(encoder, prompt, emphasis=PLAIN, ignores_padding=ignores_padding, device=CPU, dtype=torch.float32)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from backend.errors import KeysDoNotMatch
-from backend.memory.binding import Target, bind
+from backend.memory.layouts import Target
 from backend.nn.clip_text import ClipText, ClipTextConfig
 from backend.text.chunks import CompiledPrompt, compile_chunks
 from backend.text.clip_encoder import (
@@ -25,6 +25,7 @@ from backend.text.emphasis import BUILTIN, parse_emphasis
 from backend.text.encoder_config import clip_config_from
 from backend.text.encoder_layouts import CLIP_G, CLIP_L, TOKENS, clip_in
 from backend.weights.source import InMemory, WeightSource
+from tests.held_networks import held_network
 
 ORIGINAL = BUILTIN[0]
 CPU = torch.device("cpu")
@@ -63,9 +64,12 @@ def found_in(weights: dict[str, Tensor]) -> WeightSource:
 
 
 def bound_to(source: WeightSource, kind: str, *, widens_on_use: bool = False) -> ClipText:
-    with torch.device("meta"):
-        encoder = ClipText(clip_config_from(source, kind, heads=2))
-    bind(encoder, source, Target(CPU, torch.float32, widens_on_use=widens_on_use), part="text encoder")
+    encoder = held_network(
+        lambda: ClipText(clip_config_from(source, kind, heads=2)),
+        source,
+        Target(CPU, torch.float32, widens_on_use=widens_on_use),
+        label="text encoder",
+    )
     return encoder.eval().requires_grad_(False)
 
 

@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from backend.memory.binding import check_keys
 from backend.memory.layouts import Layout, layout_in, put
+from backend.memory.matching_keys import check_keys
 from backend.memory.part import Part
 from backend.weights.source import WeightSource
 

@@ -1,9 +1,8 @@
-"""Networks built without memory get their weights from a source: strictly, in the wanted type, without spare copies."""
+"""Networks that are held get their weights from a source: strictly, in the wanted type, without spare copies."""
 
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from backend.errors import BadCheckpoint, KeysDoNotMatch
-from backend.memory.binding import Target, bind, check_keys, held_bytes
 from backend.memory.device import detect_device
 from backend.memory.dtype_policy import policy_for
+from backend.memory.layouts import Target
+from backend.memory.matching_keys import check_keys
+from backend.memory.part import Part
+from backend.memory.residency import Residency
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
-from backend.weights.source import Computed, InMemory, TensorSpec, with_prefix
+from backend.weights.source import Computed, InMemory, TensorSpec, WeightSource, with_prefix
+from tests.held_networks import held_network
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -41,9 +44,8 @@ class Network(nn.Module):
         return self.layers(x) * self.scale + self.table.sum()
 
 
-def on_meta() -> Network:
-    with torch.device("meta"):
-        return Network().eval()
+def held(source: WeightSource, target: Target) -> Network:
+    return held_network(Network, source, target).eval()
 
 
 def tensors(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -57,10 +59,10 @@ def on_disk(path: Path, dtype: torch.dtype = torch.float32) -> Path:
     return path
 
 
-def test_a_bound_network_computes_what_a_loaded_one_does(tmp_path):
-    network, expected = on_meta(), Network().eval()
+def test_a_held_network_computes_what_a_loaded_one_does(tmp_path):
+    expected = Network().eval()
     expected.load_state_dict(tensors())
-    bind(network, open_safetensors(on_disk(tmp_path / "x")), FLOAT32, part="network")
+    network = held(open_safetensors(on_disk(tmp_path / "x")), FLOAT32)
     x = torch.randn(2, 3, 8, 8)
     assert torch.allclose(network(x), expected(x), atol=1e-6)
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -72,8 +74,7 @@ def test_a_bound_network_computes_what_a_loaded_one_does(tmp_path):
 )
 @pytest.mark.parametrize("target", [FLOAT32, BFLOAT16], ids=["to float32", "to bfloat16"])
 def test_floating_point_weights_are_converted_and_numbers_are_not(tmp_path, stored, target):
-    network = on_meta()
-    bind(network, open_safetensors(on_disk(tmp_path / "x", stored)), target, part="network")
+    network = held(open_safetensors(on_disk(tmp_path / "x", stored)), target)
     state = network.state_dict()
     for name, tensor in tensors(stored).items():
         wanted = tensor.to(target.dtype) if tensor.is_floating_point() else tensor
@@ -85,99 +86,100 @@ def test_floating_point_weights_are_converted_and_numbers_are_not(tmp_path, stor
 @pytest.mark.parametrize("full_precision", [True, False])
 def test_a_half_precision_file_is_never_computed_with_as_such_on_a_cpu(tmp_path, full_precision):
     policy = policy_for(detect_device(force_cpu=True), full_precision=full_precision)
-    network = on_meta()
-    bind(network, open_safetensors(on_disk(tmp_path / "x", torch.float16)), Target(CPU, policy.unet), part="network")
+    network = held(open_safetensors(on_disk(tmp_path / "x", torch.float16)), Target(CPU, policy.unet))
     floats = {tensor.dtype for tensor in network.state_dict().values() if tensor.is_floating_point()}
     assert floats == {policy.unet}
     assert policy.unet in ((torch.float32,) if full_precision else (torch.bfloat16, torch.float32))
 
 
 def test_kernels_are_channels_last_and_everything_else_is_plain(tmp_path):
-    network = on_meta()
-    bind(network, open_safetensors(on_disk(tmp_path / "x", torch.float16)), BFLOAT16, part="network")
+    network = held(open_safetensors(on_disk(tmp_path / "x", torch.float16)), BFLOAT16)
     assert network.conv.weight.is_contiguous(memory_format=torch.channels_last)
     assert all(tensor.is_contiguous() for name, tensor in network.state_dict().items() if name != "conv.weight")
 
 
 def test_weights_of_the_wanted_type_are_views_of_the_file(tmp_path):
-    network, source = on_meta(), open_safetensors(on_disk(tmp_path / "x"))
-    bind(network, source, FLOAT32, part="network")
+    source = open_safetensors(on_disk(tmp_path / "x"))
+    network = held(source, FLOAT32)
     for name, tensor in network.state_dict().items():
         assert (tensor.data_ptr() == source.read(name).data_ptr()) == (name != "conv.weight"), name
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_weights_that_are_widened_on_use_are_views_of_the_file_kernels_included(tmp_path, stored):
-    network, source = on_meta(), open_safetensors(on_disk(tmp_path / "x", stored))
+    source = open_safetensors(on_disk(tmp_path / "x", stored))
     target = Target(CPU, torch.float32, widens_on_use=True)
-    bind(network, source, target, part="network")
+    network = held(source, target)
     for name, tensor in network.state_dict().items():
         assert tensor.data_ptr() == source.read(name).data_ptr(), name
-    assert held_bytes(source, target) == sum(source.spec(key).num_bytes for key in source.keys())
 
 
 @pytest.mark.parametrize("stored", [torch.float64, torch.float8_e4m3fn], ids=str)
 def test_weights_that_cannot_be_widened_on_use_are_converted(tmp_path, stored):
-    network, source = on_meta(), open_safetensors(on_disk(tmp_path / "x", stored))
+    source = open_safetensors(on_disk(tmp_path / "x", stored))
     target = Target(CPU, torch.float32, widens_on_use=True)
-    bind(network, source, target, part="network")
+    network = held(source, target)
     assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
-    held = sum(tensor.nbytes for tensor in network.state_dict().values())
-    assert held_bytes(source, target) == held
 
 
-def test_the_same_source_can_be_bound_twice_and_in_inference_mode(tmp_path):
+def test_the_same_source_can_be_held_twice_and_in_inference_mode(tmp_path):
     source = open_safetensors(on_disk(tmp_path / "x", torch.float16))
-    first, second = on_meta(), on_meta()
-    bind(first, source, BFLOAT16, part="network")
+    first = held(source, BFLOAT16)
     with torch.inference_mode():
-        bind(second, source, BFLOAT16, part="network")
+        second = held(source, BFLOAT16)
     x = torch.randn(1, 3, 8, 8, dtype=torch.bfloat16)
     with torch.no_grad():
         assert torch.equal(first(x), second(x))
 
 
 def test_a_buffer_that_no_checkpoint_holds_stays_as_it_is():
-    network = on_meta()
-    network.ids = torch.arange(7)
-    bind(network, InMemory(tensors()), BFLOAT16, part="network")
+    def build() -> Network:
+        network = Network()
+        network.ids = torch.arange(7, device="cpu")
+        return network
+
+    network = held_network(build, InMemory(tensors()), BFLOAT16)
     assert network.ids.tolist() == list(range(7))
 
 
-def test_weights_that_are_shared_inside_a_network_are_bound_under_each_name():
-    with torch.device("meta"):
+def test_weights_that_are_shared_inside_a_network_are_held_under_each_name():
+    def build() -> nn.Sequential:
         network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
         network[1].weight = network[0].weight
-    bind(network, InMemory({"0.weight": torch.ones(2, 2), "1.weight": torch.zeros(2, 2)}), FLOAT32, part="network")
+        return network
+
+    source = InMemory({"0.weight": torch.ones(2, 2), "1.weight": torch.zeros(2, 2)})
+    network = held_network(build, source, FLOAT32)
     assert network[0].weight.sum() == 4
     assert network[1].weight.sum() == 0
 
 
-def test_a_computed_tensor_is_bound_as_any_other():
+def test_a_computed_tensor_is_held_as_any_other():
     spec = TensorSpec((), torch.float64)
     source = Computed(
         InMemory(tensors()), {"scale": (spec, lambda: torch.tensor(0.25, dtype=torch.float64), "quarter")}
     )
-    network = on_meta()
-    bind(network, source, FLOAT32, part="network")
+    network = held(source, FLOAT32)
     assert network.scale.dtype == torch.float32
     assert network.scale.item() == 0.25
 
 
-def test_keys_that_do_not_match_are_all_named_and_the_network_is_unchanged(tmp_path):
+def test_keys_that_do_not_match_are_all_named_and_nothing_is_held(tmp_path):
     changed = tensors()
     del changed["conv.bias"]
     changed |= {"extra.weight": torch.ones(1), "scale": torch.ones(1), "project.weight": torch.ones(5, 4)}
     write_safetensors(tmp_path / "model.safetensors", changed)
-    network = on_meta()
+    residency = Residency(2**30)
+    part = Part("x", "U-Net", open_safetensors(tmp_path / "model.safetensors"), FLOAT32, Network)
     with pytest.raises(KeysDoNotMatch, match=r"model\.safetensors: its U-Net does not fit") as raised:
-        bind(network, open_safetensors(tmp_path / "model.safetensors"), FLOAT32, part="U-Net")
+        residency.get(part)
     error = raised.value
     assert error.missing == ("conv.bias",)
     assert error.unexpected == ("extra.weight",)
     assert set(error.misshaped) == {"project.weight [5, 4] instead of [5, 4, 1, 1]", "scale [1] instead of []"}
     assert all(name in str(error) for name in ("conv.bias", "extra.weight", "project.weight"))
-    assert all(parameter.is_meta for parameter in network.parameters())
+    assert residency.used() == 0
+    assert residency.report() == ()
 
 
 def test_keys_can_be_compared_without_a_network():
@@ -195,29 +197,24 @@ def test_many_keys_that_do_not_match_make_a_short_message():
     assert len(str(raised.value)) < 300
 
 
-def test_a_file_that_changed_leaves_the_network_unchanged(tmp_path):
+def test_of_a_file_that_changed_nothing_is_held(tmp_path):
     source = open_safetensors(on_disk(tmp_path / "x", torch.float16))
     on_disk(tmp_path / "x", torch.float32)
-    network = on_meta()
+    residency = Residency(2**30)
     with pytest.raises(BadCheckpoint, match="changed on the disk"):
-        bind(network, source, BFLOAT16, part="network")
-    assert all(parameter.is_meta for parameter in network.parameters())
-
-
-def test_no_thread_remains_after_binding():
-    before = threading.active_count()
-    bind(on_meta(), InMemory(tensors()), BFLOAT16, part="network")
-    assert threading.active_count() == before
+        residency.get(Part("x", "U-Net", source, BFLOAT16, Network))
+    assert residency.report() == ()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_binding_takes_no_memory_for_views_and_little_more_than_the_result_for_conversions(tmp_path):
+def test_holding_takes_no_memory_for_views_and_little_more_than_the_result_for_conversions(tmp_path):
     """Sixty MiB of matrices that stay float32, and sixty of float16 that become bfloat16."""
     script = """
         import sys, threading, torch
         from pathlib import Path
         from torch import nn
-        from backend.memory.binding import Target, bind
+        from backend.memory.layouts import Target
+        from backend.memory.part import Part
         from backend.memory.residency import Residency
         from backend.weights.safetensors_file import open_safetensors, write_safetensors
 
@@ -227,17 +224,19 @@ def test_binding_takes_no_memory_for_views_and_little_more_than_the_result_for_c
             lines = Path("/proc/self/status").read_text().splitlines()
             return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
 
-        def bound(path, shape, target):
-            with torch.device("meta"):
-                network = nn.Sequential(*(nn.Linear(*reversed(shape), bias=False) for _ in range(15)))
-            bind(network, open_safetensors(path), Target(torch.device("cpu"), target), part="network")
+        def held(path, shape, target):
+            def build():
+                return nn.Sequential(*(nn.Linear(*reversed(shape), bias=False) for _ in range(15)))
+
+            target = Target(torch.device("cpu"), target)
+            network = Residency(2**30).get(Part("network", "network", open_safetensors(path), target, build))
             assert all(parameter[0].sum() == shape[1] for parameter in network.parameters())
             return network
 
         def growth(path, stored, target):
             shape = (1024, 4096 // stored.itemsize)
             write_safetensors(path, {f"{i}.weight": torch.ones(shape, dtype=stored) for i in range(15)})
-            bound(path, shape, target)  # once before, so that libraries have what they keep
+            held(path, shape, target)  # once before, so that libraries have what they keep
             Residency(1).drop_all()  # gives freed memory back
             before, peak, done = anonymous(), 0, threading.Event()
 
@@ -248,7 +247,7 @@ def test_binding_takes_no_memory_for_views_and_little_more_than_the_result_for_c
 
             watcher = threading.Thread(target=watch)
             watcher.start()
-            network = bound(path, shape, target)
+            network = held(path, shape, target)
             done.set()
             watcher.join()
             after = anonymous()
