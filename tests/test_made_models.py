@@ -381,3 +381,14 @@ def test_every_rule_gives_numbers_for_a_model(triple, rule, normalisation):
         found = source.read(key)
         assert found.shape == source.spec(key).shape
         assert bool(found.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("alpha", [-0.5, 0.1, 0.49, 0.5, 0.7, 1.5])
+def test_what_is_computed_in_sixteen_bits_has_the_bits_of_thirty_two(dtype: torch.dtype, alpha: float) -> None:
+    rule = next(rule for rule in BUILTIN if rule.name == "lerp")
+    assert rule.narrow is not None
+    generator = torch.Generator().manual_seed(1)
+    a, b = (torch.randn(10_007, generator=generator).to(dtype)[3:] for _ in range(2))
+    narrow = rule.narrow((a, b), {"alpha": alpha}, torch.empty_like(a))
+    assert narrow.equal(a.float().lerp_(b.float(), alpha).to(dtype))

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from backend.adapters.patched import Deltas
 from backend.errors import BadCheckpoint, NumericalError
-from backend.merging.operands import Aligned, Buffers, Rows, Weight, first_not_finite, in_windows
-from backend.merging.rule import Operands, Rule, Settings
+from backend.merging.operands import PIECE, Aligned, Buffers, Rows, StoredWeight, Weight, first_not_finite, in_windows
+from backend.merging.rule import NarrowFormula, Operands, Rule, Settings
 from backend.weights.source import WeightSource
+
+_NARROW = (torch.float16, torch.bfloat16)
 
 Prepare = Callable[[Operands, Settings], Iterator[Tensor]]
 
@@ -36,6 +38,7 @@ class Combined:
     method: Prepare
     method_name: str
     is_random: bool = False
+    narrow: NarrowFormula | None = None
     survey: SharedSurvey | None = None
 
     @property
@@ -62,6 +65,23 @@ class Combined:
         """All of it in order, in pieces of any sizes. Raises BadCheckpoint and NumericalError."""
         statistics = {} if self.survey is None else self.survey.statistics()
         return self.method(Aligned(self.key, self.operands, buffers), self.settings(statistics))
+
+    def narrow_numbers(self, dtype: torch.dtype, buffers: Buffers) -> Iterator[Tensor] | None:
+        """All of it in order, rounded to `dtype` already, where that can be had in one step; None elsewhere."""
+        narrow = self.narrow
+        if narrow is None or dtype not in _NARROW:
+            return None
+        stored = [operand for operand in self.operands if isinstance(operand, StoredWeight)]
+        if len(stored) < len(self.operands) or any(one.source.spec(one.key).dtype != dtype for one in stored):
+            return None
+        if any(one.source.packing(one.key) is not None for one in stored):
+            return None
+        return self._narrow_pieces(narrow, [one.source.read(one.key).reshape(-1) for one in stored], buffers)
+
+    def _narrow_pieces(self, narrow: NarrowFormula, models: Sequence[Tensor], buffers: Buffers) -> Iterator[Tensor]:
+        with buffers.lent() as buffer:
+            for pieces in zip(*(model.split(PIECE) for model in models), strict=True):
+                yield narrow(pieces, self.values, buffer.of(pieces[0].numel(), pieces[0].dtype))
 
     def settings(self, statistics: Mapping[str, float]) -> Settings:
         return Settings(values=self.values, seed=_seed(self.seed, self.key), statistics=statistics)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +141,18 @@ class MadeSource:
 
     def _rounded(self, key: str) -> Iterator[Tensor]:
         """All numbers in order, flat, in the type of the result."""
+        slot = self._slots[key]
+        narrow = slot.weight.narrow_numbers(slot.dtype, self._buffers) if isinstance(slot.weight, Combined) else None
+        if narrow is not None:
+            for numbers in narrow:
+                # A sum shows every NaN and infinity; one that is infinite by itself only costs another look.
+                if not math.isfinite(float(numbers.sum())) and not bool(numbers.isfinite().all()):
+                    deque(self._rounded_exactly(key), maxlen=0)  # which refuses it, and says why
+                yield numbers
+        else:
+            yield from self._rounded_exactly(key)
+
+    def _rounded_exactly(self, key: str) -> Iterator[Tensor]:
         slot = self._slots[key]
         most = torch.finfo(slot.dtype).max
         with self._buffers.lent() as buffer:

@@ -176,6 +176,7 @@ class _Maker:
                 method=rule.merge,
                 method_name=f"{rule.name} {node.normalisation}",
                 is_random=rule.is_random,
+                narrow=rule.narrow if node.normalisation == "none" else None,
                 survey=survey,
             )
             weight = _result(models, partners, combined, rule.same_as(values))

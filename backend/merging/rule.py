@@ -55,6 +55,10 @@ class Settings:
     statistics: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
+# The result of a piece in the models' own float16 or bfloat16, written to the last argument: for formulas that PyTorch
+# computes in float32 and rounds once in a single step, which gives the same bits in half the time.
+NarrowFormula = Callable[[Piece, Mapping[str, float], Tensor], Tensor]
+
 MergeFunction = Callable[[Operands, Settings], Iterator[Tensor]]  # the result in pieces, in order; float32, any sizes
 
 
@@ -96,6 +100,7 @@ class Rule:
     roles: what its models are, in order ("A", "B", "C: what both were trained from"). extra_models: how many more
     models it takes, which are treated like the last role. per-model numbers are parameters named "weight_a" ...
     parameters(count): the parameters for so many models.
+    narrow: the same formula for models in 16 bits that are stored in 16 bits, if there is one.
     same_as: the number of the model whose weight the result is, bit for bit, with these values; None when it is none.
     """
 
@@ -111,3 +116,4 @@ class Rule:
     same_as: Callable[[Mapping[str, float]], int | None] = _never
     survey: Survey | None = None
     is_random: bool = False
+    narrow: NarrowFormula | None = None

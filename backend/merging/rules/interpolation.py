@@ -25,6 +25,10 @@ def _lerp(piece: Piece, values: Mapping[str, float]) -> Tensor:
     return between(a, b, values["alpha"])
 
 
+def _narrow_lerp(piece: Piece, values: Mapping[str, float], out: Tensor) -> Tensor:
+    return torch.lerp(piece[0], piece[1], values["alpha"], out=out)
+
+
 def _sum_twice(piece: Piece, values: Mapping[str, float]) -> Tensor:
     a, b, c = piece
     return between(between(a, b, values["alpha"]), c, values["beta"])
@@ -113,6 +117,7 @@ RULES = (
         roles=("A", "B"),
         parameters=these(ALPHA),
         merge=elementwise(_lerp),
+        narrow=_narrow_lerp,
         same_as=first_or_second,
     ),
     Rule(
