@@ -110,6 +110,15 @@ class Visit:
     def field(self, label: str) -> Any:
         return self.page.get_by_label(label, exact=True)
 
+    def turn_to(self, tab: str) -> None:
+        """Open a tab, in a narrow window by way of the menu of those that have no place."""
+        shown = self.page.get_by_role("tab", name=tab, exact=True).first
+        if shown.is_visible():
+            shown.click()
+            return
+        self.page.locator("#em-tabs .overflow-menu > button").click()
+        self.page.locator("#em-tabs .overflow-dropdown button", has_text=tab).click()
+
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
 

@@ -306,7 +306,7 @@ def test_the_memory_tab_shows_what_is_where_and_lets_go_of_it(visit, engine):
 def test_every_text_of_the_memory_tab_stands_out(browser, served, engine, scheme):
     engine.wait(engine.submit(GenerationRequest(prompt="a cat", seed=5, steps=1)))
     visit = Visit(browser, served[1], width=390, height=844, scheme=scheme)
-    visit.page.get_by_role("tab", name="Memory", exact=True).first.click()
+    visit.turn_to("Memory")
     visit.page.locator(".em-held-name").first.wait_for()
     found = visit.page.evaluate(CONTRASTS)
     scroll_width = visit.page.evaluate("document.documentElement.scrollWidth")

@@ -15,6 +15,7 @@ from backend.merging.metadata import recipe_in
 from backend.recipe import Merge, Recipe, recipe_from
 from backend.weights.weight_file import open_weights
 from tests.browser import Visit, chromium, served_page
+from tests.test_browser import CONTRASTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -308,6 +309,24 @@ def test_a_plot_fills_cell_by_cell(visit):
     visit.field("Values of X").fill("0, 1")
     part(visit, "plots").get_by_role("button", name="Plot", exact=True).click()
     visit.page.wait_for_function("document.querySelectorAll('.em-plot-grid img').length === 2")
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_every_text_stands_out_and_every_control_has_a_name(browser, served, scheme):
+    visit = Visit(browser, served[1], scheme=scheme)
+    open_tab(visit)
+    pick_rule(visit, "DARE")
+    visit.page.locator(".em-report-rows").wait_for()
+    visit.field("Rule").click()
+    found = visit.page.evaluate(CONTRASTS)
+    nodes = visit.context.new_cdp_session(visit.page).send("Accessibility.getFullAXTree")["nodes"]
+    visit.close()
+    roles = {"button", "textbox", "combobox", "spinbutton", "checkbox", "slider", "option"}
+    controls = [node for node in nodes if node.get("role", {}).get("value") in roles and not node.get("ignored")]
+    assert len(found) > 100
+    assert [text for ratio, text in found if ratio < 4.5] == []
+    assert len(controls) > 60
+    assert [node["role"]["value"] for node in controls if not node.get("name", {}).get("value", "").strip()] == []
 
 
 def test_nothing_leaves_a_narrow_window(browser, served):

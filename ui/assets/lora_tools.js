@@ -38,7 +38,7 @@ export function mountLoraTools(host, studio) {
 
   function rankFields(start) {
     const by = select(RANKS, "rank", () => (number.value = by.value === "rank" ? start : by.value === "sv_ratio" ? 20 : 0.9));
-    const number = numberInput(start, () => {}, { min: 0 });
+    const number = numberInput(start, () => {}, { min: 0, "aria-label": "How much" });
     const row = element("div", "em-axis-row");
     row.append(by, number);
     return { row, read: () => ({ by: by.value, value: number.valueAsNumber }) };

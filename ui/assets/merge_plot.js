@@ -8,8 +8,8 @@ import { note, tellProblem } from "./messages.js";
 import { address, ask } from "./server.js";
 
 const KINDS = [
-  ["parameter", "A number of the rule"],
-  ["block", "A block"],
+  ["parameter", "Number of the rule"],
+  ["block", "Block"],
   ["rule", "Rule"],
   ["checkpoint", "Checkpoint"],
   ["seed", "Seed"],
