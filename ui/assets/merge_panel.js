@@ -166,10 +166,12 @@ class Studio {
     this.history.remember(this.state);
     this.save();
     this.drawRecipe();
-    if (this.find("automatic").checked) {
-      clearTimeout(this.timer);
-      this.timer = setTimeout(() => this.preview(true), PAUSE_MS);
-    }
+    this.previewSoon();
+  }
+
+  previewSoon() {
+    clearTimeout(this.timer);
+    if (this.find("automatic").checked) this.timer = setTimeout(() => this.preview(true), PAUSE_MS);
   }
 
   save() {
@@ -602,7 +604,7 @@ class Studio {
   }
 
   step(state) {
-    if (state) this.take(state);
+    if (state) this.take(state).then(() => this.previewSoon());
   }
 
   connect() {
