@@ -1,11 +1,24 @@
 """Layers that widen their weights when they use them, a piece at a time, compute what PyTorch's layers compute."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from backend.nn.layers import Conv2d, Embedding, GroupNorm, LayerNorm, Linear, RMSNorm, rows_at_a_time, silu
+from backend.nn.layers import (
+    Conv2d,
+    Embedding,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    SplitLinear,
+    rows_at_a_time,
+    silu,
+)
 
 PAIRS = [
     (Linear(6, 8), nn.Linear(6, 8), (2, 5, 6)),
@@ -76,6 +89,38 @@ def test_large_weights_are_used_in_pieces_to_the_same_result(stored, bias):
     result = conv(x)
     assert torch.allclose(result, expected, atol=1e-5)
     assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("widths", [[5, 7, 12], [2600, 30, 2600]], ids=["in one piece", "of several pieces"])
+def test_outputs_that_are_wanted_apart_are_those_of_one_product_without_gaps(stored, widths):
+    layer = SplitLinear(4096, widths).to(stored)
+    x = torch.randn(2, 3, 4096)
+    whole = F.linear(x, layer.weight.float(), layer.bias.float())
+    with torch.no_grad():
+        apart = layer(x)
+    assert [part.shape[-1] for part in apart] == widths
+    assert all(part.is_contiguous() for part in apart)
+    assert torch.allclose(torch.cat(apart, dim=-1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_arrive_through_outputs_that_are_wanted_apart():
+    layer, x = SplitLinear(6, [2, 3]), torch.randn(4, 6)
+    first, second = layer(x)
+    (first.sum() + 2 * second.sum()).backward()
+    assert torch.equal(layer.bias.grad, torch.tensor([4.0, 4, 8, 8, 8]))
+
+
+def test_an_embedding_without_memory_is_made_without_loading_the_compiler():
+    code = (
+        "import sys, torch; from backend.nn.layers import Embedding; table = Embedding(5, 3, device='meta');"
+        "sys.exit('torch._dynamo' in sys.modules or not table.weight.is_meta)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_an_embedding_with_memory_starts_with_random_numbers():
+    assert Embedding(50, 30).weight.detach().std() == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.float8_e4m3fn], ids=str)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backend.nn.attention import AttentionPlace, attention
 from backend.nn.mmdit import MMDiT, MMDiTConfig, cropped_positions, is_used_once
+from backend.nn.token_layers import PatchEmbedding
 from tests.reference_weights import relative_error, with_random_weights
 
 SD3 = MMDiTConfig(width=64, heads=4, blocks=3, mlp_width=256, context_dim=24, vector_dim=20)
@@ -154,3 +155,8 @@ def test_full_size_networks_have_the_published_number_of_parameters(config, para
     once = sum(count for name, count in counts.items() if is_used_once(name.rpartition(".")[0]))
     assert sum(counts.values()) == parameters
     assert once / parameters == pytest.approx(share_used_once, abs=0.01)
+
+
+def test_tokens_of_patches_lie_one_behind_the_other():
+    embed = PatchEmbedding(4, 24, 2)
+    assert embed(torch.randn(2, 4, 6, 10)).is_contiguous()

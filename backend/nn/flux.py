@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.attention import Attend, AttentionPlace, attention
-from backend.nn.layers import Linear, SiLU, widened
+from backend.nn.layers import Linear, SiLU, SplitLinear, widened
 from backend.nn.modulation import (
     NUMBER_WIDTH,
     FinalLayer,
@@ -26,7 +26,7 @@ from backend.nn.modulation import (
     number_embedding,
 )
 from backend.nn.rope import rotated, rotations
-from backend.nn.token_layers import by_token, gelu, join_heads, split_heads
+from backend.nn.token_layers import attended, by_token, gelu, split_heads
 
 # Shapes: B batch, N image tokens, M text tokens, D width, H heads, R rows of (timestep, guidance, pooled text), S
 # vectors of modulation (shifts, scales, gates) in the whole network.
@@ -160,9 +160,9 @@ class DoubleBlock(nn.Module):
         for_img, for_txt = (part[:, :, None].unbind(1) for part in vectors.chunk(2, dim=1))  # six of [B, 1, D] each
         of_txt = self.txt_attn.heads_of(modulate(layer_norm(txt), *for_txt[:2]))
         of_img = self.img_attn.heads_of(modulate(layer_norm(img), *for_img[:2]))
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(of_txt, of_img, strict=True))
-        attended = join_heads(attend(rotated(q, rotation), rotated(k, rotation), v, self.place))
-        for_text, for_image = attended.split((txt.shape[1], img.shape[1]), dim=1)
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(of_txt, of_img, strict=True))
+        joint = attended(attend, rotated(q, rotation), rotated(k, rotation), v, self.place)
+        for_text, for_image = joint.split((txt.shape[1], img.shape[1]), dim=1)
 
         img = gated(img, for_img[2], self.img_attn.proj(for_image))
         img = gated(img, for_img[5], self.img_mlp(modulate(layer_norm(img), *for_img[3:5])))
@@ -180,8 +180,7 @@ class SingleBlock(nn.Module):
         super().__init__()
         self.place = AttentionPlace(f"single_blocks.{index}", is_cross=False)
         self.heads = config.heads
-        self.widths = (3 * config.width, config.mlp_width)
-        self.linear1 = Linear(config.width, sum(self.widths))
+        self.linear1 = SplitLinear(config.width, [*3 * [config.width], config.mlp_width])
         self.linear2 = Linear(config.width + config.mlp_width, config.width)
         self.norm = QueryKeyNorm(config.width // config.heads)
         self.modulation = Modulation(config.width, 3)
@@ -189,11 +188,11 @@ class SingleBlock(nn.Module):
     def forward(self, x: Tensor, vectors: Tensor, rotation: Tensor, attend: Attend, *, unread: int = 0) -> Tensor:
         """unread: so many of the first tokens are attended to, but what becomes of them nobody reads; left out."""
         shift, scale, gate = vectors[:, :, None].unbind(1)
-        qkv, hidden = self.linear1(modulate(layer_norm(x), shift, scale)).split(self.widths, dim=-1)
+        *qkv, hidden = self.linear1(modulate(layer_norm(x), shift, scale))
         q, k, v = split_heads(qkv, self.heads)
-        q, k = self.norm(q[:, :, unread:], k)
-        attended = join_heads(attend(rotated(q, rotation[unread:]), rotated(k, rotation), v, self.place))
-        change = self.linear2(torch.cat([attended, gelu(hidden[:, unread:])], dim=-1))
+        q, k = self.norm(q[:, unread:], k)
+        found = attended(attend, rotated(q, rotation[unread:]), rotated(k, rotation), v, self.place)
+        change = self.linear2(torch.cat([found, gelu(hidden[:, unread:])], dim=-1))
         return gated(x[:, unread:], gate, change)
 
 
@@ -203,12 +202,12 @@ class Attention(nn.Module):
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = Linear(config.width, 3 * config.width)
+        self.qkv = SplitLinear(config.width, 3 * [config.width])
         self.norm = QueryKeyNorm(config.width // config.heads)
         self.proj = Linear(config.width, config.width)
 
     def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [B, H, N, D / H], of tokens [B, N, D]."""
+        """Queries, keys and values, each [B, N, H, D / H], of tokens [B, N, D]."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         return *self.norm(q, k), v
 

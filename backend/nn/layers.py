@@ -11,7 +11,8 @@ numbers of them (see `Packed`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +40,35 @@ class Linear(Packed, nn.Linear):
     """Computes a part of its outputs at a time where large weights are widened or unpacked."""
 
     def forward(self, input: Tensor) -> Tensor:
-        parts = [F.linear(input, weight, bias) for weight, bias in _parts(self, input)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return _products(self, input, range(self.out_features))
+
+
+class SplitLinear(Linear):
+    """A linear layer of which the outputs are wanted apart: a tuple of one [..., width] for each of `widths`.
+
+    On a CPU each is a product of its own, so that what follows finds them without gaps, and of a size for which the C
+    library still has memory.
+    """
+
+    def __init__(self, in_features: int, widths: Sequence[int]) -> None:
+        super().__init__(in_features, sum(widths))
+        self.widths = tuple(widths)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - several tensors in place of one
+        self, input: Tensor
+    ) -> tuple[Tensor, ...]:
+        if not _in_pieces(input):
+            return super().forward(input).split(self.widths, dim=-1)
+        widths = zip(self.widths, accumulate(self.widths), strict=True)
+        return tuple(_products(self, input, range(end - width, end)) for width, end in widths)
 
 
 class Conv2d(Packed, nn.Conv2d):
     """Computes a part of its output channels at a time where weights are large."""
 
     def forward(self, input: Tensor) -> Tensor:
-        parts = [self._conv_forward(input, weight, bias) for weight, bias in _parts(self, input)]
+        all_outputs = range(self.out_channels)
+        parts = [self._conv_forward(input, weight, bias) for weight, bias in _parts(self, input, all_outputs)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -74,6 +95,11 @@ class RMSNorm(nn.RMSNorm):
 
 class Embedding(Packed, nn.Embedding):
     """Rows of a table that may lie elsewhere than the ids, on the host for instance: only the rows travel."""
+
+    def reset_parameters(self) -> None:
+        """Nothing on the meta device: drawing numbers there loads PyTorch's compiler, which takes a second or two."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
     def forward(self, input: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Rows of `dtype` on the device of the ids, or of the type that the table is stored in, float32 if packed."""
@@ -133,16 +159,23 @@ def _precise_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor
     return torch.addcmul(shift.view(batch, channels, 1, 1), x, scale.view(batch, channels, 1, 1))
 
 
-def _parts(layer: Linear | Conv2d, x: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Weight and bias, widened, for so many outputs at a time that the weights make one piece."""
+def _products(layer: Linear, x: Tensor, outputs: range) -> Tensor:
+    parts = [F.linear(x, weight, bias) for weight, bias in _parts(layer, x, outputs)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _parts(layer: Linear | Conv2d, x: Tensor, outputs: range) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Weight and bias, widened, for so many of the `outputs` at a time that the weights make one piece."""
     weight, bias = layer.weight, layer.bias
     step = _fitting(_row_numbers(layer) * x.dtype.itemsize)
-    if step >= weight.shape[0] or not _in_pieces(x) or _is_as_computed(layer, x):
+    if step >= len(outputs) or not _in_pieces(x) or _is_as_computed(layer, x):
+        step = len(outputs)
+    if step == weight.shape[0]:
         yield _whole_weight(layer, x), None if bias is None else widened(bias, x)
         return
-    for start in range(0, weight.shape[0], step):
-        outputs = slice(start, start + step)
-        yield _weight_rows(layer, outputs, x), None if bias is None else widened(bias[outputs], x)
+    for start in range(outputs.start, outputs.stop, step):
+        rows = slice(start, min(start + step, outputs.stop))
+        yield _weight_rows(layer, rows, x), None if bias is None else widened(bias[rows], x)
 
 
 def _is_as_computed(layer: Linear | Conv2d, x: Tensor) -> bool:

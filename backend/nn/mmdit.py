@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.attention import Attend, AttentionPlace, attention
-from backend.nn.layers import Linear, RMSNorm
+from backend.nn.layers import Linear, RMSNorm, SplitLinear
 from backend.nn.modulation import (
     NUMBER_WIDTH,
     Embedder,
@@ -30,7 +30,7 @@ from backend.nn.modulation import (
     modulation_of,
     number_embedding,
 )
-from backend.nn.token_layers import Mlp, PatchEmbedding, from_patches, join_heads, split_heads
+from backend.nn.token_layers import Mlp, PatchEmbedding, attended, from_patches, split_heads
 
 # Shapes: B batch, N image tokens, M text tokens, D width, H heads, R rows of (timestep, pooled text), S vectors of
 # modulation (shifts, scales, gates) in the whole network.
@@ -131,19 +131,19 @@ class JointBlock(nn.Module):
         normed = layer_norm(x)
         of_x = self.x_block.attn.heads_of(modulate(normed, *for_x[:2]))
         of_context = self.context_block.attn.heads_of(modulate(layer_norm(context), *for_context[:2]))
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(of_context, of_x, strict=True))
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(of_context, of_x, strict=True))
         if self.context_block.is_last:
             q, num_tokens = of_x[0], 0
-        attended = join_heads(attend(q, k, v, self.place))
+        joint = attended(attend, q, k, v, self.place)
 
-        x = gated(x, for_x[2], self.x_block.attn.proj(attended[:, num_tokens:]))
+        x = gated(x, for_x[2], self.x_block.attn.proj(joint[:, num_tokens:]))
         if self.x_block.attn2 is not None:
             q, k, v = self.x_block.attn2.heads_of(modulate(normed, *for_x[6:8]))
-            x = gated(x, for_x[8], self.x_block.attn2.proj(join_heads(attend(q, k, v, self.image_place))))
+            x = gated(x, for_x[8], self.x_block.attn2.proj(attended(attend, q, k, v, self.image_place)))
         x = self.x_block.with_mlp(x, *for_x[3:6])
         if self.context_block.is_last:
             return x, context
-        context = gated(context, for_context[2], self.context_block.attn.proj(attended[:, :num_tokens]))
+        context = gated(context, for_context[2], self.context_block.attn.proj(joint[:, :num_tokens]))
         return x, self.context_block.with_mlp(context, *for_context[3:6])
 
 
@@ -173,7 +173,7 @@ class Attention(nn.Module):
     def __init__(self, config: MMDiTConfig, *, has_output: bool = True) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = Linear(config.width, 3 * config.width)
+        self.qkv = SplitLinear(config.width, 3 * [config.width])
         head_dim = config.width // config.heads
         self.ln_q = RMSNorm(head_dim, eps=1e-6) if config.has_query_norm else None
         self.ln_k = RMSNorm(head_dim, eps=1e-6) if config.has_query_norm else None
@@ -181,7 +181,7 @@ class Attention(nn.Module):
             self.proj = Linear(config.width, config.width)
 
     def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each [B, H, N, D / H], of tokens [B, N, D]."""
+        """Queries, keys and values, each [B, N, H, D / H], of tokens [B, N, D]."""
         q, k, v = split_heads(self.qkv(x), self.heads)
         return q if self.ln_q is None else self.ln_q(q), k if self.ln_k is None else self.ln_k(k), v
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.attention import Attend, AttentionPlace, attention
-from backend.nn.layers import Linear
+from backend.nn.layers import Linear, SplitLinear
 from backend.nn.modulation import NUMBER_WIDTH, Embedder, by_rows, gated, layer_norm, modulate, number_embedding
-from backend.nn.token_layers import Mlp, PatchEmbedding, from_patches, join_heads, split_heads
+from backend.nn.token_layers import Mlp, PatchEmbedding, attended, from_patches, join_heads, split_heads
 
 # Shapes: B batch, N image tokens, M text tokens, D width, H heads, G groups of B / G images with a text in common,
 # R rows of (timestep, sizes).
@@ -133,12 +133,12 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = config.heads
         self.place = place
-        self.qkv = Linear(config.width, 3 * config.width)
+        self.qkv = SplitLinear(config.width, 3 * [config.width])
         self.proj = Linear(config.width, config.width)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         q, k, v = split_heads(self.qkv(x), self.heads)
-        return self.proj(join_heads(attend(q, k, v, self.place)))
+        return self.proj(attended(attend, q, k, v, self.place))
 
 
 class CrossAttention(nn.Module):
@@ -154,8 +154,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Sequence[Tensor], attend: Attend) -> Tensor:
         queries = self.q_linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2).chunk(len(context))
-        attended = [self._attend_to(tokens, q, attend) for tokens, q in zip(context, queries, strict=True)]
-        return self.proj(attended[0] if len(attended) == 1 else torch.cat(attended))
+        found = [self._attend_to(tokens, q, attend) for tokens, q in zip(context, queries, strict=True)]
+        return self.proj(found[0] if len(found) == 1 else torch.cat(found))
 
     def _attend_to(self, tokens: Tensor, q: Tensor, attend: Attend) -> Tensor:
         kv = self.kv_linear(tokens).unflatten(-1, (2, self.heads, -1)).permute(1, 2, 0, 3)  # [2, H, M, D / H]

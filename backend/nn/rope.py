@@ -24,6 +24,6 @@ def rotations(coordinates: Tensor, axes: Sequence[int], theta: float) -> Tensor:
 
 
 def rotated(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the pairs (0, 1), (2, 3) ... of the numbers of each head of x [B, H, N, D]."""
+    """Turn the pairs (0, 1), (2, 3) ... of the numbers of each head of x [B, N, H, D]."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * rotation[:, None]).flatten(-2).to(x.dtype)
