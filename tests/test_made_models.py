@@ -392,3 +392,10 @@ def test_what_is_computed_in_sixteen_bits_has_the_bits_of_thirty_two(dtype: torc
     a, b = (torch.randn(10_007, generator=generator).to(dtype)[3:] for _ in range(2))
     narrow = rule.narrow((a, b), {"alpha": alpha}, torch.empty_like(a))
     assert narrow.equal(a.float().lerp_(b.float(), alpha).to(dtype))
+
+
+def test_a_block_that_the_family_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = write_tiny_checkpoint(tmp_path / "a.safetensors")
+    weights = Weights(base=0.0, overrides=(Override(value=1.0, blocks=("OUT",)),))
+    with pytest.raises(RequestError, match="groups must be spelt out"):
+        made(merge("lerp", path, path, alpha=weights))

@@ -27,6 +27,7 @@ from backend.merging.operands import StoredWeight, Weight, WithColumns
 from backend.merging.predicted import predicted_by
 from backend.merging.report import MergeReport
 from backend.merging.rule import Rule
+from backend.merging.selectors import check_weights
 from backend.recipe import (
     AdapterUse,
     CheckpointInput,
@@ -163,6 +164,8 @@ class _Maker:
         self.last = alignment
         self.notices += alignment.notices
         layout = layout_of(models[0].family.name, tuple(alignment.matched))
+        for name, weights in node.parameters:
+            check_weights(weights, layout, f"parameters.{name}")
         parameters = _parameters(node, rule)
         survey = SharedSurvey(rule) if rule.survey is not None else None
         slots = dict(alignment.copied)
