@@ -399,3 +399,14 @@ def test_a_block_that_the_family_does_not_have_is_refused(tmp_path: Path) -> Non
     weights = Weights(base=0.0, overrides=(Override(value=1.0, blocks=("OUT",)),))
     with pytest.raises(RequestError, match="groups must be spelt out"):
         made(merge("lerp", path, path, alpha=weights))
+
+
+def test_a_number_for_a_part_that_only_the_first_model_has_changes_nothing(tmp_path: Path) -> None:
+    whole, network = tmp_path / "whole.safetensors", tmp_path / "network.safetensors"
+    write_tiny_checkpoint(whole)
+    tensors = {key: value for key, value in tiny_tensors(seed=1).items() if key.startswith("model.diffusion_model.")}
+    write_safetensors(network, tensors, METADATA)
+    weights = Weights(base=0.5, overrides=(Override(value=0.9, blocks=("TE1",)),))
+    model = made(merge("lerp", whole, network, alpha=weights))
+    key = next(key for key in model.source.keys() if key.startswith("cond_stage_model."))
+    assert model.source.read(key).equal(open_safetensors(whole).read(key))

@@ -335,3 +335,11 @@ def test_nothing_leaves_a_narrow_window(browser, served):
     visit.page.locator(".em-block").first.wait_for()
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
     visit.close()
+
+
+def test_numbers_for_blocks_that_the_next_model_has_not_are_gone(visit):
+    visit.page.get_by_role("slider", name="M00", exact=False).first.press("End")
+    assert state(visit)["weights"]["alpha"]["blocks"]["M00"] == 1
+    visit.field("Model A").select_option("flow")
+    visit.page.get_by_role("slider", name="D00", exact=False).first.wait_for()
+    assert state(visit)["weights"]["alpha"]["blocks"] == {}

@@ -866,3 +866,21 @@ def test_every_rule_has_its_row_on_the_page(rule):
 @pytest.mark.parametrize("normalisation", NORMALISATIONS, ids=lambda part: part.name)
 def test_every_normalisation_has_its_row_on_the_page(normalisation):
     assert rows_of_the_page()[normalisation.name][0] == normalisation.label
+
+
+def test_unrelated_models_are_read_once_for_their_angle():
+    """Models without anything in common are at a right angle, which sums in float32 tell well enough."""
+    generator = torch.Generator().manual_seed(3)
+    a, b = (torch.randn(64, 512, generator=generator) for _ in range(2))
+
+    class Counted(Held):
+        passes = 0
+
+        def pieces(self):
+            self.passes += 1
+            return super().pieces()
+
+    for other in (b, b + 0.01 * a, b - 0.01 * a):
+        operands = Counted([a, other], rows=8)
+        assert lengths_of(operands).angle == pytest.approx(math.pi / 2, abs=0.05)
+        assert operands.passes == 1

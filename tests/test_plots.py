@@ -65,6 +65,11 @@ def test_when_all_have_ended_there_is_a_picture_of_all(engine: Engine) -> None:
     assert again == plot.request
 
 
+def test_a_plot_is_one_use_of_its_recipe(engine: Engine) -> None:
+    ended(engine, engine.submit_plot(PlotRequest(request=picture_request(recipe=half_of()), x=ALPHAS)))
+    assert len(engine.history.newest_first()) == 1
+
+
 @pytest.mark.parametrize(
     "axis",
     [

@@ -16,6 +16,7 @@ from backend.commands.terminal import as_line
 from backend.engine.catalog import Catalog
 from backend.engine.library import Library
 from backend.engine.made_models import MadeModels, MadeRecipe
+from backend.engine.merge_jobs import hash_inputs
 from backend.engine.recipe_files import read_recipe, write_recipe
 from backend.engine.settings import Settings
 from backend.errors import EmulsionError, OutputError, RequestError
@@ -40,8 +41,8 @@ def run(values: argparse.Namespace, root: Path) -> int:
         return 0
     try:
         settings = read_folders(values, root)
+        output = None if values.dry_run else _output(values)  # before large files are read for their hashes
         asked, made = _made(values, settings, catalog)
-        output = None if values.dry_run else _output(values)
     except OutputError:
         raise
     except EmulsionError as error:
@@ -63,38 +64,27 @@ def run(values: argparse.Namespace, root: Path) -> int:
 
 def _made(values: argparse.Namespace, settings: Settings, catalog: Catalog) -> tuple[Recipe, MadeRecipe]:
     """The recipe as it was asked for, and the model that it makes, composed from the headers of its files."""
-    recipe = None if values.recipe is None else read_recipe(values.recipe)
-    loras = [read_lora(text).file for text in values.loras]
-    paths: dict[str, list[Path]] = {"checkpoint": [], "vae": [], "lora": []}
-    for kind, names in {
-        "checkpoint": [*values.models, *(file.name for file in (recipe.files() if recipe else ()))],
-        "vae": [values.vae, *(file.name for file in (recipe.files() if recipe else ()))],
-        "lora": [*loras, *(file.name for file in (recipe.files() if recipe else ()))],
-    }.items():
-        for name in names:
-            paths[kind] += named_file(name)[1]
+    stored = None if values.recipe is None else read_recipe(values.recipe)
+    in_recipe = [] if stored is None else [file.name for file in stored.files()]  # which does not say of what kind
+
+    def files(*names: str | None) -> list[Path]:
+        """Those that are named by their paths, wherever they lie."""
+        return [path for name in (*names, *in_recipe) for path in named_file(name)[1]]
+
     library = Library(
-        (*paths["checkpoint"], *settings.checkpoint_dirs),
-        (*paths["vae"], *settings.vae_dirs),
+        (*files(*values.models), *settings.checkpoint_dirs),
+        (*files(values.vae), *settings.vae_dirs),
         (),
         list(catalog.families),
         HashCache(settings.data_dir / "hashes.json"),
-        lora_dirs=(*paths["lora"], *settings.lora_dirs),
+        lora_dirs=(*files(*(read_lora(text).file for text in values.loras)), *settings.lora_dirs),
         recipe_dirs=settings.recipe_dirs,
     )
-    asked = asked_recipe(values, library, catalog.for_merging, lambda name: named_file(name)[0] or name)
+    asked = asked_recipe(values, stored, library, catalog.for_merging, lambda name: named_file(name)[0] or name)
     made = MadeModels(library, catalog.for_merging)
     if not values.dry_run:
-        _hash_inputs(asked, library)
+        hash_inputs(asked, library)
     return asked, made.make(asked)
-
-
-def _hash_inputs(recipe: Recipe, library: Library) -> None:
-    """The result names its parts by what is in them; a second for every gigabyte that was never hashed."""
-    try:
-        library.hash(library.made_entry(recipe, "recipe"))
-    except OSError as error:
-        raise OutputError(f"A file of the recipe cannot be read ({error.strerror}).") from error
 
 
 def _output(values: argparse.Namespace) -> Path:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.engine.library import Library
-from backend.engine.recipe_files import read_recipe
 from backend.errors import RequestError
 from backend.merging.block_layout import BlockLayout
 from backend.merging.catalog import MergeCatalog
@@ -62,17 +61,20 @@ def _split_lora(text: str) -> list[str]:
 
 
 def asked_recipe(
-    values: argparse.Namespace, library: Library, catalog: MergeCatalog, named: Callable[[str], str]
+    values: argparse.Namespace,
+    stored: Recipe | None,
+    library: Library,
+    catalog: MergeCatalog,
+    named: Callable[[str], str],
 ) -> Recipe:
-    """named: the library's name of a file that the command line names by its path or otherwise.
+    """stored: the one in the file of --recipe. named: the library's name of a file, which is given by path or name.
 
     Raises RequestError, UnknownName and FileError.
     """
-    if values.recipe is not None:
+    if stored is not None:
         if values.models or values.rule:
             raise RequestError("recipe", "says which models are merged, and how; leave models and --rule away")
-        recipe = read_recipe(values.recipe)
-        return dataclasses.replace(recipe, dtype=StoredDtype(values.dtype)) if values.dtype else recipe
+        return dataclasses.replace(stored, dtype=StoredDtype(values.dtype)) if values.dtype else stored
     if not values.models:
         raise RequestError("models", "are missing; name at least one, or give --recipe FILE")
     models = tuple(CheckpointInput(file=FileRef(name=named(name)), use_ema=values.ema) for name in values.models)

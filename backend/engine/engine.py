@@ -133,7 +133,9 @@ class Engine:
         )
         self._take_up_journal()
         self.plots = Plots(
-            settings.data_dir / "plots", JobQueue(self.submit, self.job, self.cancel, outputs.save), catalog.rules
+            settings.data_dir / "plots",
+            JobQueue(lambda request: self._queue(request).id, self.job, self.cancel, outputs.save),
+            catalog.rules,
         )
         self.plots.take_up()
         publisher.subscribe(self.plots.hear)
@@ -174,6 +176,12 @@ class Engine:
         Everything that can be refused is refused here: RequestError, UnknownName, FileError, UnsupportedMerge, and
         OutputError when the journal cannot be written.
         """
+        view = self._queue(request)
+        if isinstance(view.request, GenerationRequest | MergeRequest) and view.request.recipe is not None:
+            self.history.add(view.request.recipe)
+        return view.id
+
+    def _queue(self, request: JobRequest) -> JobView:
         if self._jobs.num_queued() >= MAX_QUEUED:
             raise RequestError("queue", f"{MAX_QUEUED} jobs are waiting; cancel some, or wait")
         view = JobView(
@@ -186,9 +194,7 @@ class Engine:
         with self._jobs.held():  # so that the worker cannot start it before its queuing is told
             self._jobs.add(view)
             self._publisher.publish(JobQueued(job_id=view.id))
-        if isinstance(view.request, GenerationRequest | MergeRequest) and view.request.recipe is not None:
-            self.history.add(view.request.recipe)
-        return view.id
+        return view
 
     def submit_plot(self, plot: PlotRequest) -> Plot:
         """Queue the pictures of a plot, all with one seed. Raises as `submit` does."""
@@ -198,7 +204,10 @@ class Engine:
         if request.recipe is None:
             entry = self.checkpoint(request.checkpoint)
             request = dataclasses.replace(request, checkpoint=entry.name, recipe=entry.recipe)
-        return self.plots.submit(dataclasses.replace(plot, request=request))
+        submitted = self.plots.submit(dataclasses.replace(plot, request=request))
+        if request.recipe is not None:
+            self.history.add(request.recipe)  # once, and not with the numbers of every cell
+        return submitted
 
     def cancel(self, job_id: str) -> None:
         """End a queued or running job; no effect on one that has ended. Raises UnknownName."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from backend.engine.recipe_files import read_recipe
-from backend.engine.recipe_inputs import find_inputs
+from backend.engine.recipe_inputs import Entry, find_inputs
 from backend.errors import EmulsionError, UnknownName
 from backend.families.family import Family
 from backend.families.recognition import recognised
@@ -25,6 +25,7 @@ from backend.weights.shards import is_later_shard
 from backend.weights.weight_file import ENDINGS, open_weights
 
 _log = logging.getLogger(__name__)
+_E = TypeVar("_E", bound=Entry)
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")
 _HASH = re.compile(r"[0-9a-fA-F]{8,64}")
@@ -348,18 +349,7 @@ def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[st
                 yield name, path
 
 
-class _Listed(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def path(self) -> Path: ...
-
-
-_L = TypeVar("_L", bound=_Listed)
-
-
-def _called(asked: str, entries: Sequence[_L]) -> list[_L]:
+def _called(asked: str, entries: Sequence[_E]) -> list[_E]:
     """What is called so; first that whose very name it is, for files in several folders may share the rest."""
     found = [entry for entry in entries if _is_called(asked, entry.name, entry.path)]
     return sorted(found, key=lambda entry: entry.name.casefold() != asked.replace("\\", "/").casefold())

@@ -33,7 +33,7 @@ class MergeJobs:
     def run(self, request: MergeRequest, report: JobReport) -> None:
         """From the beginning, also after a restart. Raises EmulsionError."""
         report.stage("reading the files")
-        self._hash_inputs(request.recipe)
+        hash_inputs(request.recipe, self._library)
         made = self._made.make(request.recipe)
         for text in made.notices:
             report.notice(text)
@@ -57,14 +57,16 @@ class MergeJobs:
     def _path(self, request: MergeRequest) -> Path:
         return self._folder / f"{request.name}.safetensors"
 
-    def _hash_inputs(self, recipe: Recipe) -> None:
-        """The recipe in the result names its files by what is in them."""
-        try:
-            self._library.hash(self._library.made_entry(recipe, recipe.name or "recipe"))
-        except OSError as error:
-            raise OutputError(
-                f"The files of the recipe cannot be read ({error.strerror}). Refresh the list."
-            ) from error
+
+def hash_inputs(recipe: Recipe, library: Library) -> None:
+    """So that a recipe in a result names its files by what is in them; a second for every gigabyte the first time.
+
+    Raises OutputError.
+    """
+    try:
+        library.hash(library.made_entry(recipe, recipe.name or "recipe"))
+    except OSError as error:
+        raise OutputError(f"A file of the recipe cannot be read ({error.strerror}). Refresh the list.") from error
 
 
 def _refuse_existing(path: Path, *, replace: bool) -> None:

@@ -68,7 +68,10 @@ class Plot:
 
 
 class JobQueue:
-    """What plots need of the engine. submit, job and cancel are the engine's; save_grid writes a picture."""
+    """What plots need of the engine.
+
+    submit: queues a job and gives its id. job, cancel: the engine's. save_grid: writes a picture.
+    """
 
     def __init__(
         self,

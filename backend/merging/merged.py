@@ -163,7 +163,7 @@ class _Maker:
         alignment = align(models)
         self.last = alignment
         self.notices += alignment.notices
-        layout = layout_of(models[0].family.name, tuple(alignment.matched))
+        layout = layout_of(models[0].family.name, tuple(models[0].slots))
         for name, weights in node.parameters:
             check_weights(weights, layout, f"parameters.{name}")
         parameters = _parameters(node, rule)
@@ -179,7 +179,7 @@ class _Maker:
                 method=rule.merge,
                 method_name=f"{rule.name} {node.normalisation}",
                 is_random=rule.is_random,
-                narrow=rule.narrow if node.normalisation == "none" else None,
+                narrow=rule.narrow,
                 survey=survey,
             )
             weight = _result(models, partners, combined, rule.same_as(values))

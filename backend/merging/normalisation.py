@@ -45,7 +45,7 @@ class Normalisation:
         if scales is None:
             return rule
         survey = None if rule.survey is None else replace(rule.survey, measure=_measuring(rule.survey.measure, scales))
-        return replace(rule, merge=_merging(rule.merge, scales), survey=survey)
+        return replace(rule, merge=_merging(rule.merge, scales), survey=survey, narrow=None)
 
 
 def _merging(merge: MergeFunction, scales: Scales) -> MergeFunction:

@@ -14,6 +14,7 @@ import {
   copyOf,
   firstFileOf,
   History,
+  keepKnown,
   labelOf,
   newState,
   nodeOf,
@@ -117,6 +118,7 @@ class Studio {
     if (!this.rule && this.rules.length) this.state.rule = "lerp";
     this.fitModels();
     await this.loadLayout();
+    if (this.layout) keepKnown(state, this.layout);
     this.draw();
     this.save();
   }
@@ -371,9 +373,7 @@ class Studio {
         element("span", "em-quiet", `Recipe ${told.hash.slice(0, 10)}`),
       );
       place.replaceChildren(rows, ...told.notices.map((text) => element("p", "em-merge-notice", text)));
-      this.problem = "";
     } catch (error) {
-      this.problem = error.message;
       place.replaceChildren(element("p", "em-merge-problem", error.message));
     }
   }
@@ -571,7 +571,7 @@ class Studio {
       list.replaceChildren(
         ...used.slice(0, 30).map(({ recipe, hash, time }) => {
           const row = element("li");
-          const when = new Date(time * 1000 || time).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+          const when = new Date(time).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
           row.append(
             element("button", "em-history", recipe.name || summaryOf(recipe), { type: "button", title: summaryOf(recipe), onclick: () => this.restore(recipe) }),
             element("span", "em-quiet", `${hash.slice(0, 10)}, ${when}`),

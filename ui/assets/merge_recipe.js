@@ -66,6 +66,17 @@ export function weightsFrom(mapping, known = null) {
 
 export const blockNames = (layout) => new Set(layout?.blocks.map((block) => block.name));
 
+/** Numbers for blocks, kinds and streams that another model had, and this one has not, are no more: nothing shows them. */
+export function keepKnown(state, layout) {
+  const known = { blocks: layout.blocks, kinds: layout.kinds, streams: layout.streams };
+  for (const weights of Object.values(state.weights)) {
+    for (const [field, entries] of Object.entries(known)) {
+      const names = new Set(entries.map(({ name }) => name));
+      weights[field] = Object.fromEntries(Object.entries(weights[field]).filter(([name]) => names.has(name)));
+    }
+  }
+}
+
 /** The recipe, or null while models are missing. rule: as the server describes it. */
 export function recipeOf(state, rule) {
   if (!rule || state.models.some((name) => !name)) return null;

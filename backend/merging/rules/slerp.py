@@ -62,8 +62,8 @@ def lengths_of(operands: Operands, *, from_third: bool = False) -> Lengths:
         b += product(second, second)
         apart = first - second
         difference += product(apart, apart)
-    is_nearly_opposite = difference > (_NEARLY_OPPOSITE - 1) * math.sqrt(a) * math.sqrt(b)
     turned = difference - (math.sqrt(a) - math.sqrt(b)) ** 2
+    is_nearly_opposite = turned > _NEARLY_OPPOSITE * math.sqrt(a) * math.sqrt(b)
     if is_nearly_opposite or turned < _LENGTH_ALONE * difference:
         return _exact_lengths(operands, from_third)
     return Lengths(a, b, difference, 2 * (a + b) - difference)
