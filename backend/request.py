@@ -43,7 +43,7 @@ class GenerationRequest:
     """A text-to-image job as asked for. None means: whatever suits the checkpoint.
 
     checkpoint, vae, sampler, schedule, emphasis, noise_source: names as the catalog lists them, or their aliases.
-    recipe: makes the model out of others; `checkpoint` is then only what the result is called.
+    recipe: makes the model out of others; `checkpoint` is then passed over.
     width, height: pixels, multiples of 8.
     text_encoders: files in models/text_encoders that are used in place of what the checkpoint holds or finds itself.
     guidance_scale: 1 switches classifier-free guidance, and the negative prompt, off.

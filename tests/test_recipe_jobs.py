@@ -232,3 +232,10 @@ def test_recipes_that_were_used_are_remembered_once_each(tmp_path: Path) -> None
         again = engine.history.newest_first()
         assert [used.recipe for used in again] == [used.recipe for used in first]
         assert len(again) == 2
+
+
+def test_a_picture_is_not_named_after_the_checkpoint_that_a_form_has_beside_its_recipe(engine) -> None:
+    made = run(engine, picture_request(checkpoint="b", recipe=half_of()))
+    infotext = made.images[0].infotext
+    assert "Model: b," not in infotext
+    assert "Model: lerp(a + b" in infotext.replace('"', "")

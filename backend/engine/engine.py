@@ -383,7 +383,8 @@ class Engine:
         recipe = request.recipe
         if recipe is None:
             return self.checkpoint(request.checkpoint)
-        return self.library.made_entry(recipe, request.checkpoint or recipe.name or summary(recipe))
+        # What a form has beside the recipe as its checkpoint did not make the picture, and must not be named in it.
+        return self.library.made_entry(recipe, recipe.name or summary(recipe))
 
     def _complete(
         self,
