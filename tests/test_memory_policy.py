@@ -186,8 +186,9 @@ def test_the_residency_of_a_machine_reads_its_budget_again_for_each_job(monkeypa
     assert residency.budget == 3 * GIB
     residency.begin_job()
     assert residency.budget == 2 * GIB
-    capped = residency_for(machine("cpu"), cap=3 * GIB)
-    assert GIB < capped.budget < 3 * GIB
+    held = resident_bytes()  # the cap is on all that the program holds, which in a long run of tests is a lot
+    capped = residency_for(machine("cpu"), cap=held + 3 * GIB)
+    assert 2 * GIB < capped.budget < 3 * GIB
 
 
 def test_copies_from_page_locked_memory_are_never_tried_without_a_gpu():
