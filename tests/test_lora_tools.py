@@ -15,13 +15,11 @@ from backend.adapters.aliases import specs_of
 from backend.adapters.lora_file import Adapter, open_adapter
 from backend.adapters.patched import Deltas, PlacedAdapter, patched
 from backend.errors import Cancelled, RequestError, UnsupportedMerge
-from backend.merging.lora_tools.bake import bake_recipe
 from backend.merging.lora_tools.extract_lora import Extraction, extract_lora
 from backend.merging.lora_tools.merge_loras import ModelKeys, WeightedLora, merge_loras, resize_lora
 from backend.merging.lora_tools.progress import Progress
 from backend.merging.lora_tools.rank_choice import RankBy, RankChoice
 from backend.merging.lora_tools.singular import factors_of, product_factors
-from backend.recipe import AdapterUse, FileRef, recipe_from
 from backend.weights.source import InMemory
 from tests.tiny_adapters import (
     CONV,
@@ -371,15 +369,3 @@ def test_ranks_that_a_data_type_cannot_hold_are_made_up_for(dtype: torch.dtype, 
     scale = float(found["alpha"]) / 2051
     torch.testing.assert_close(scale * found["up"] @ found["down"], exact, rtol=0.02, atol=2e-3)
     assert scale != 1
-
-
-# Baking
-
-
-def test_baking_is_a_recipe():
-    use = AdapterUse(file=FileRef(name="cat"), strength=0.5)
-    recipe = bake_recipe(FileRef(name="model"), [use], name="model with cat")
-    assert recipe_from(recipe.to_mapping()) == recipe
-    assert [file.name for file in recipe.files()] == ["model", "cat"]
-    with pytest.raises(RequestError):
-        bake_recipe(FileRef(name="model"), [])
