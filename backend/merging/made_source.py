@@ -156,12 +156,15 @@ class MadeSource:
         slot = self._slots[key]
         most = torch.finfo(slot.dtype).max
         with self._buffers.lent() as buffer:
+            rounded = torch.empty(0)
             for piece in self._exact(slot.weight):
                 exact = piece.reshape(-1)
                 square = float(torch.dot(exact, exact))  # NaN or infinity in any number is one here, too
                 if not square < most * most and not bool((exact.abs() <= most).all()):
                     self._refuse(key, exact)
-                yield buffer.of(exact.numel(), slot.dtype).copy_(exact)
+                if rounded.numel() != exact.numel():
+                    rounded = buffer.of(exact.numel(), slot.dtype)
+                yield rounded.copy_(exact)
 
     def _exact(self, weight: Weight) -> Iterator[Tensor]:
         """All numbers in order, float32, in pieces of any sizes."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from backend.merging.rule import Piece
 from backend.weights.source import WeightSource
 
-PIECE = 2**17  # numbers at a time: with those of two models and the result, what fits the cache of one core
+PIECE = 2**18  # numbers at a time: smaller, and threads wait for Python's lock; larger, and for the memory
 
 Rows = tuple[int, int]  # the first, and that behind the last
 
@@ -106,8 +106,12 @@ class StoredWeight:
         stored = self.source.read(self.key).view(shape)
         width = math.prod(shape[1:])
         with buffers.lent() as buffer:
+            window = torch.empty(0)
             for start, stop in bounds:
-                yield buffer.of((stop - start) * width).view(stop - start, *shape[1:]).copy_(stored[start:stop])
+                # Whatever torch is asked for hands Python's lock to another thread: a view that is kept saves time.
+                if window.shape[0] != stop - start:
+                    window = buffer.of((stop - start) * width).view(stop - start, *shape[1:])
+                yield window.copy_(stored[start:stop])
 
     def sources(self) -> Iterator[tuple[WeightSource, str]]:
         yield self.source, self.key

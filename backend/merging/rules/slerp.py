@@ -55,13 +55,13 @@ class Lengths:
 
 def lengths_of(operands: Operands, *, from_third: bool = False) -> Lengths:
     """Over the whole weight; of the first two models, or of what they have more than the third."""
-    a = b = difference = 0.0
+    sums: list[Tensor] = []
     for piece in operands.pieces():
-        first, second = _vectors(piece, from_third)
-        a += product(first, first)
-        b += product(second, second)
+        first, second = (vector.view(-1) for vector in _vectors(piece, from_third))
+        sums += (torch.dot(first, first), torch.dot(second, second))
         apart = first.sub_(second)
-        difference += product(apart, apart)
+        sums.append(torch.dot(apart, apart))
+    a, b, difference = torch.stack(sums).double().view(-1, 3).sum(dim=0).tolist() if sums else (0.0, 0.0, 0.0)
     turned = difference - (math.sqrt(a) - math.sqrt(b)) ** 2
     is_nearly_opposite = turned > _NEARLY_OPPOSITE * math.sqrt(a) * math.sqrt(b)
     if is_nearly_opposite or turned < _LENGTH_ALONE * difference:
