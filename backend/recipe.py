@@ -88,12 +88,16 @@ class Merge:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterUse:
-    """A LoRA that is added. text_encoder_strength: None for the same as `strength`. weights: a factor by block."""
+    """A LoRA that is added. text_encoder_strength: None for the same as `strength`. weights: a factor by block.
+
+    max_rank: how many of its ranks count, None for all; its scale stays the same.
+    """
 
     file: FileRef
     strength: float = 1.0
     text_encoder_strength: float | None = None
     weights: Weights | None = None
+    max_rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,18 +220,21 @@ def _mapping(node: Node, *, nameless: bool = False) -> dict[str, Any]:
             return {
                 "type": "adapters",
                 "model": _mapping(node.model, nameless=nameless),
-                "adapters": [
-                    {
-                        "file": file(adapter.file),
-                        "strength": adapter.strength,
-                        "text_encoder_strength": adapter.text_encoder_strength,
-                        "weights": None if adapter.weights is None else weights_mapping(adapter.weights),
-                    }
-                    for adapter in node.adapters
-                ],
+                "adapters": [{**adapter_mapping(adapter), "file": file(adapter.file)} for adapter in node.adapters],
             }
         case WithVae():
             return {"type": "vae", "model": _mapping(node.model, nameless=nameless), "vae": file(node.vae)}
+
+
+def adapter_mapping(adapter: AdapterUse) -> dict[str, Any]:
+    """JSON values; `adapter_from` gives the same use back."""
+    return {
+        "file": {"name": adapter.file.name, **({"sha256": adapter.file.sha256} if adapter.file.sha256 else {})},
+        "strength": adapter.strength,
+        "text_encoder_strength": adapter.text_encoder_strength,
+        "weights": None if adapter.weights is None else weights_mapping(adapter.weights),
+        **({} if adapter.max_rank is None else {"max_rank": adapter.max_rank}),
+    }
 
 
 def weights_mapping(weights: Weights) -> dict[str, Any]:
@@ -267,7 +274,7 @@ def _node(value: Any, where: str, depth: int) -> Node:
             return WithAdapters(
                 model=_node(found["model"], f"{where}.model", depth - 1),
                 adapters=tuple(
-                    _adapter(adapter, f"{where}.adapters[{index}]") for index, adapter in enumerate(adapters)
+                    adapter_from(adapter, f"{where}.adapters[{index}]") for index, adapter in enumerate(adapters)
                 ),
             )
         case "vae":
@@ -303,14 +310,18 @@ def _merge(value: Any, where: str, depth: int) -> Merge:
     )
 
 
-def _adapter(value: Any, where: str) -> AdapterUse:
-    found = _object(value, where, {"file"}, {"strength", "text_encoder_strength", "weights"})
-    text, weights = found.get("text_encoder_strength"), found.get("weights")
+def adapter_from(value: Any, where: str) -> AdapterUse:
+    """Read JSON values. where: what errors call it. Raises RequestError."""
+    found = _object(value, where, {"file"}, {"strength", "text_encoder_strength", "weights", "max_rank"})
+    text, weights, max_rank = found.get("text_encoder_strength"), found.get("weights"), found.get("max_rank")
+    if max_rank is not None and (not isinstance(max_rank, int) or isinstance(max_rank, bool) or max_rank < 1):
+        raise RequestError(f"{where}.max_rank", f"must be a whole number from 1 on, not {max_rank!r:.60}")
     return AdapterUse(
         file=_file(found["file"], f"{where}.file"),
         strength=_number(found.get("strength", 1.0), f"{where}.strength"),
         text_encoder_strength=None if text is None else _number(text, f"{where}.text_encoder_strength"),
         weights=None if weights is None else weights_from(weights, f"{where}.weights"),
+        max_rank=max_rank,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from backend.adapter_row import AdapterRow, NameHash, name_hashes_from, row_mapping, rows_from
 from backend.errors import RequestError
 from backend.recipe import Recipe, recipe_from
 
@@ -45,6 +46,9 @@ class GenerationRequest:
     checkpoint, vae, sampler, schedule, emphasis, noise_source: names as the catalog lists them, or their aliases.
     recipe: makes the model out of others; `checkpoint` is then passed over.
     width, height: pixels, multiples of 8.
+    adapters: LoRAs that are added, beside those that tags in the prompt ask for.
+    name_hashes: which files the names in the prompt's tags mean; without one, a name is looked up as it is.
+    skips_missing_adapters: go on without adapters that are not there, and say so, in place of refusing.
     text_encoders: files in models/text_encoders that are used in place of what the checkpoint holds or finds itself.
     guidance_scale: 1 switches classifier-free guidance, and the negative prompt, off.
     distilled_guidance: the scale that models with a guidance embedding (FLUX.1 dev, LCM) are told.
@@ -88,6 +92,9 @@ class GenerationRequest:
     noise_source: str | None = None
     use_ema: bool = False
     exact_batches: bool | None = None
+    adapters: tuple[AdapterRow, ...] = ()
+    name_hashes: tuple[NameHash, ...] = ()
+    skips_missing_adapters: bool = False
 
     def __post_init__(self) -> None:
         for field in ("prompt", "negative_prompt"):
@@ -119,6 +126,9 @@ class GenerationRequest:
         _check_int("clip_skip", self.clip_skip, 1, 12)
         _check_bool("use_ema", self.use_ema, optional=False)
         _check_bool("exact_batches", self.exact_batches)
+        object.__setattr__(self, "adapters", rows_from(self.adapters))
+        object.__setattr__(self, "name_hashes", name_hashes_from(self.name_hashes, "name_hashes"))
+        _check_bool("skips_missing_adapters", self.skips_missing_adapters, optional=False)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GenerationRequest:
@@ -131,9 +141,11 @@ class GenerationRequest:
 
     def to_mapping(self) -> dict[str, Any]:
         """The fields as JSON values; `from_mapping` gives the same request back."""
-        values = dataclasses.asdict(dataclasses.replace(self, recipe=None))
+        values = dataclasses.asdict(dataclasses.replace(self, recipe=None, adapters=(), name_hashes=()))
         return {
             **values,
+            "adapters": [row_mapping(row) for row in self.adapters],
+            "name_hashes": {known.name: known.hash for known in self.name_hashes},
             "recipe": None if self.recipe is None else self.recipe.to_mapping(),
             "prediction": None if self.prediction is None else self.prediction.value,
         }

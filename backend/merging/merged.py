@@ -243,6 +243,7 @@ class _Maker:
             adapter=adapter,
             strength=use.strength,
             text_encoder_strength=use.text_encoder_strength,
+            max_rank=use.max_rank,
             factor=lambda key: 1.0 if weights is None else weight_at(weights, layout.place_of(key)),
         )
 
