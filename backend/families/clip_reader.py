@@ -15,6 +15,7 @@ from backend.text.clip_encoder import ClipEncoding, ClipReading, encode_clip
 from backend.text.clip_tokenizer import ClipTokenizer
 from backend.text.encoder_config import clip_config_from
 from backend.text.encoder_layouts import CLIP_G, CLIP_H, CLIP_L, T5, chosen_encoder
+from backend.text.mentions import Names
 from backend.weights.source import WeightSource
 
 _LABELS = {CLIP_L: "CLIP-L", CLIP_H: "OpenCLIP-H", CLIP_G: "OpenCLIP-G", T5: "T5-XXL"}
@@ -30,6 +31,7 @@ class ClipReader:
         # A small encoder says in the metadata what shapes do not tell.
         config = clip_config_from(source, kind, heads=FileFacts(source).number("text_heads", 0) or None)
         self._reading = reading(config)
+        self._kind, self._width = kind, config.width
         self._machine = machine
         self._tokenizer = ClipTokenizer.load()
         target = target_for(machine, machine.policy.text_encoder)
@@ -37,14 +39,18 @@ class ClipReader:
         self.part = network_part(label, source, target, lambda: ClipText(config), tables=_TABLES)
 
     def encode(self, prompt: Prompt) -> ClipEncoding:
+        vectors = prompt.vectors_for(self._kind, self._width)
+        num_vectors = {name: len(found) for name, found in vectors.items()}
+        segments = prompt.emphasis.parse(prompt.text)
         return encode_clip(
             cast(ClipText, self._machine.residency.get(self.part)),
-            compile_chunks(prompt.emphasis.parse(prompt.text), self._tokenizer),
+            compile_chunks(segments, self._tokenizer, num_vectors, Names(tuple(vectors))),
             self._reading,
             clip_skip=prompt.clip_skip,
             emphasis=prompt.emphasis,
             device=self._machine.device.torch_device,
             dtype=self._machine.policy.text_encoder,
+            vectors=vectors,
         )
 
 

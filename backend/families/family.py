@@ -19,6 +19,7 @@ from backend.memory.planner import Plan
 from backend.memory.residency import Residency
 from backend.nn.compilation import BlockCompiler
 from backend.request import PredictionKind
+from backend.text.embeddings import TextualInversion
 from backend.text.emphasis import EmphasisMode
 from backend.weights.source import WeightSource
 
@@ -81,6 +82,7 @@ class Prompt:
     """A text and how it is to be read.
 
     width, height: of the picture in pixels; some families are told. distilled_guidance: see `Defaults`.
+    embeddings: the textual inversions that the text mentions.
     """
 
     text: str
@@ -90,6 +92,12 @@ class Prompt:
     width: int
     height: int
     distilled_guidance: float | None = None
+    embeddings: tuple[TextualInversion, ...] = ()
+
+    def vectors_for(self, kind: str, width: int) -> dict[str, Tensor]:
+        """The vectors [N, width] that an encoder reads in place of names."""
+        found = ((embedding.name, embedding.vectors_for(kind, width)) for embedding in self.embeddings)
+        return {name: vectors for name, vectors in found if vectors is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

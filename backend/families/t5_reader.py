@@ -10,6 +10,8 @@ from backend.families.parts import network_part, target_for
 from backend.nn.t5 import T5Encoder
 from backend.text.emphasis import Break, Segment
 from backend.text.encoder_config import t5_config_from
+from backend.text.encoder_layouts import T5
+from backend.text.mentions import Names
 from backend.text.t5_encoder import T5Encoding, compile_t5, encode_t5
 from backend.text.t5_tokenizer import T5Tokenizer
 from backend.weights.source import WeightSource
@@ -47,7 +49,15 @@ class T5Reader:
         segments = prompt.emphasis.parse(prompt.text)
         if self._is_lower_case:
             segments = [_in_lower_case(segment) for segment in segments]
-        compiled = compile_t5(segments, self._tokenizer, min_length=self._length, max_length=self._length)
+        vectors = prompt.vectors_for(T5, self.width)
+        compiled = compile_t5(
+            segments,
+            self._tokenizer,
+            min_length=self._length,
+            max_length=self._length,
+            num_vectors={name: len(found) for name, found in vectors.items()},
+            names=Names(tuple(vectors)),
+        )
         return encode_t5(
             cast(T5Encoder, self._machine.residency.get(self.part)),
             compiled,
@@ -55,6 +65,7 @@ class T5Reader:
             ignores_padding=self._ignores_padding,
             device=self._machine.device.torch_device,
             dtype=self._machine.policy.t5,
+            vectors=vectors,
         )
 
 

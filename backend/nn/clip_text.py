@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.layers import Embedding, LayerNorm, Linear
+from backend.nn.placed_vectors import with_vectors
 
 # Shapes: B batch, N tokens, D width, H heads, P width of the space that texts share with pictures.
 # Parameters are named as in transformers' CLIPTextModelWithProjection, without its prefix "text_model.".
@@ -61,16 +62,17 @@ class ClipText(nn.Module):
         pooled_at: Tensor | None = None,
         project: bool = True,
         dtype: torch.dtype = torch.float32,
+        placed: Sequence[tuple[int, Tensor]] = (),
     ) -> ClipTextOutput:
         """tokens: ids [B, N]. skip: 1 for the states of the last layer, 2 for those of the one before, and so on.
 
         final_norm: whether `states` pass the norm that follows the last layer; what is pooled always does.
         pooled_at: the position [B] of the token whose last state stands for the text; None for no pooled output, and
         then the layers behind the wanted one are not run. project: into the shared space, where the weights can.
-        dtype: what is computed in.
+        dtype: what is computed in. placed: vectors [M, D] that stand from a position on in place of its tokens' own.
         """
         wanted = max(1, len(self.encoder.layers) + 1 - skip)
-        last = states = self.embeddings(tokens, dtype)
+        last = states = self.embeddings(tokens, dtype, placed)
         for number, layer in enumerate(self.encoder.layers, start=1):
             if number > wanted and pooled_at is None:
                 break
@@ -91,9 +93,9 @@ class _Embeddings(nn.Module):
         self.token_embedding = Embedding(config.vocabulary, config.width)
         self.position_embedding = Embedding(config.positions, config.width)
 
-    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, tokens: Tensor, dtype: torch.dtype, placed: Sequence[tuple[int, Tensor]]) -> Tensor:
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return self.token_embedding(tokens, dtype) + self.position_embedding(positions, dtype)
+        return with_vectors(self.token_embedding(tokens, dtype), placed) + self.position_embedding(positions, dtype)
 
 
 class _Encoder(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.layers import Embedding, Linear, RMSNorm
+from backend.nn.placed_vectors import with_vectors
 
 # Shapes: B batch, N tokens, D width, H heads, K width of a head (H * K need not be D).
 # Parameters are named as in transformers' T5EncoderModel. No layer has a bias; scores are not scaled by 1 / sqrt(K).
@@ -42,9 +44,19 @@ class T5Encoder(nn.Module):
         self.shared = Embedding(config.vocabulary, config.width)
         self.encoder = _Stack(config)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None, *, dtype: torch.dtype = torch.float32) -> Tensor:
-        """States [B, N, D] of ids [B, N]. mask: [B, N] bool, which tokens are attended to. dtype: of the layers."""
-        return self.encoder(self.shared(tokens, torch.float32), mask, dtype)
+    def forward(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        placed: Sequence[tuple[int, Tensor]] = (),
+    ) -> Tensor:
+        """States [B, N, D] of ids [B, N]. mask: [B, N] bool, which tokens are attended to. dtype: of the layers.
+
+        placed: vectors [M, D] that stand from a position on in place of its tokens' own.
+        """
+        return self.encoder(with_vectors(self.shared(tokens, torch.float32), placed), mask, dtype)
 
 
 class _Stack(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -74,11 +75,13 @@ def encode_clip(
     emphasis: EmphasisMode,
     device: torch.device,
     dtype: torch.dtype,
+    vectors: Mapping[str, Tensor] | None = None,
 ) -> ClipEncoding:
     """Encode the chunks one at a time, so that a prompt's states do not depend on its other chunks.
 
     clip_skip: 1 for the last layer's states, 2 for those of the layer before, and so on. The pooled vector is always
     that of the last layer, and emphasis does not act on it. device, dtype: where and in which type is computed.
+    vectors: [N, D] of the textual inversions that the prompt mentions, by name.
     """
     states: list[Tensor] = []
     pooled: Tensor | None = None
@@ -91,6 +94,7 @@ def encode_clip(
             pooled_at=torch.tensor([end], device=device) if reading.is_pooled and index == 0 else None,
             project=reading.is_projected,
             dtype=dtype,
+            placed=[(position, (vectors or {})[name]) for position, name in chunk.mentions],
         )
         states.append(_emphasised(output.states.float(), chunk, emphasis))
         pooled = output.pooled.float() if output.pooled is not None else pooled
