@@ -32,7 +32,10 @@ class StrengthCurve:
 
     def at(self, step: int, num_steps: int) -> float:
         """The strength in a step, counted from 0."""
-        position = float(step) if self.in_steps else step / max(1, num_steps)
+        return self.at_position(float(step) if self.in_steps else step / max(1, num_steps))
+
+    def at_position(self, position: float) -> float:
+        """The strength at a step or a share, as `in_steps` says."""
         behind = bisect_right([point for point, _ in self.points], position)
         if behind == 0:
             return self.points[0][1]
