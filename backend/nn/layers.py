@@ -12,11 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from backend.nn import winograd
+from backend.nn.low_rank import LowRank, add_products, add_to_image, narrowed
 
 # For larger tensors the C library asks the system for new pages each time (above 32 MiB always), and touching those for
 # the first time takes longer than the arithmetic. Much smaller ones make many short products, which are slower again.
@@ -36,11 +40,17 @@ class Packed:
     unpack_weight: Callable[[Tensor, torch.dtype], Tensor] | None = None
 
 
-class Linear(Packed, nn.Linear):
+class Adapted:
+    """A layer to whose `weight` products may be added that lie beside it. low_rank: None for nothing."""
+
+    low_rank: LowRank | None = None
+
+
+class Linear(Packed, Adapted, nn.Linear):
     """Computes a part of its outputs at a time where large weights are widened or unpacked."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return _products(self, input, range(self.out_features))
+        return outputs_of(self, input, [range(self.out_features)])[0]
 
 
 class SplitLinear(Linear):
@@ -60,13 +70,23 @@ class SplitLinear(Linear):
         if not _in_pieces(input):
             return super().forward(input).split(self.widths, dim=-1)
         widths = zip(self.widths, accumulate(self.widths), strict=True)
-        return tuple(_products(self, input, range(end - width, end)) for width, end in widths)
+        return outputs_of(self, input, [range(end - width, end) for width, end in widths])
 
 
-class Conv2d(Packed, nn.Conv2d):
-    """Computes a part of its output channels at a time where weights are large."""
+class Conv2d(Packed, Adapted, nn.Conv2d):
+    """Computes a part of its output channels at a time where weights are large, or with fewer multiplications."""
 
     def forward(self, input: Tensor) -> Tensor:
+        output = self._convolved(input)
+        if self.low_rank is not None:
+            kernels = self.low_rank.down.unflatten(1, (self.in_channels, *self.kernel_size))
+            add_to_image(self.low_rank, self._conv_forward(input, kernels.to(input.dtype), None), output)
+        return output
+
+    def _convolved(self, input: Tensor) -> Tensor:
+        if _saves_multiplications(self, input):
+            bias = None if self.bias is None else widened(self.bias, input)
+            return winograd.convolve(input, partial(_kernels, self, input.dtype), self.out_channels, bias)
         all_outputs = range(self.out_channels)
         parts = [self._conv_forward(input, weight, bias) for weight, bias in _parts(self, input, all_outputs)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -159,8 +179,18 @@ def _precise_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor
     return torch.addcmul(shift.view(batch, channels, 1, 1), x, scale.view(batch, channels, 1, 1))
 
 
-def _products(layer: Linear, x: Tensor, outputs: range) -> Tensor:
-    parts = [F.linear(x, weight, bias) for weight, bias in _parts(layer, x, outputs)]
+def outputs_of(layer: Linear | Conv2d, x: Tensor, spans: Sequence[range]) -> tuple[Tensor, ...]:
+    """Some of the outputs, for each span, of a linear layer or of a convolution of 1 x 1 for tokens [..., channels]."""
+    outputs = tuple(_products(layer, x, span) for span in spans)
+    if layer.low_rank is not None:
+        hidden = narrowed(layer.low_rank, x)
+        for span, output in zip(spans, outputs, strict=True):
+            add_products(layer.low_rank, hidden, output.view(-1, len(span)), span.start)
+    return outputs
+
+
+def _products(layer: Linear | Conv2d, x: Tensor, outputs: range) -> Tensor:
+    parts = [F.linear(x, weight.flatten(1), bias) for weight, bias in _parts(layer, x, outputs)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -184,6 +214,30 @@ def _is_as_computed(layer: Linear | Conv2d, x: Tensor) -> bool:
     Of the kernels of a convolution a copy in another order is made at every call.
     """
     return isinstance(layer, Linear) and layer.unpack_weight is None and layer.weight.dtype == x.dtype
+
+
+def _saves_multiplications(conv: Conv2d, x: Tensor) -> bool:
+    """Whether a convolution goes by `winograd`: one of 3 x 3 in float32 on a CPU, of shapes for which that is faster.
+
+    Compilers make their own plans, and gradients and autocast those of PyTorch.
+    """
+    return (
+        _in_pieces(x)
+        and x.dtype == torch.float32
+        and x.dim() == 4
+        and (conv.unpack_weight is not None or torch.promote_types(conv.weight.dtype, x.dtype) == x.dtype)
+        and (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and (conv.groups, conv.padding_mode) == (1, "zeros")
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and winograd.pays(x.shape[0], conv.in_channels, conv.out_channels, *x.shape[2:])
+    )
+
+
+def _kernels(conv: Conv2d, dtype: torch.dtype, outputs: slice) -> Tensor:
+    """Those of some outputs, in the order in which they are stored, which takes no time to copy."""
+    rows = conv.weight[outputs]
+    return rows.to(dtype) if conv.unpack_weight is None else conv.unpack_weight(rows, dtype)
 
 
 def _weight_rows(layer: Linear | Conv2d, outputs: slice, x: Tensor) -> Tensor:
