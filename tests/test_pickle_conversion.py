@@ -207,7 +207,7 @@ def test_the_process_sees_no_secrets(tmp_path, stand_in, monkeypatch):
 def test_both_formats_are_read_and_the_step_count_of_numpy_left_out(tmp_path, as_zip):
     content = {"state_dict": weights(), "global_step": np.int64(5), "loss": np.float32(0.5), "best": np.bool_(True)}
     torch.save(content, tmp_path / "x", _use_new_zipfile_serialization=as_zip)
-    tensors, left_out = read_pickle(tmp_path / "x")
+    tensors, left_out, _ = read_pickle(tmp_path / "x")
     assert tensors.keys() == weights().keys()
     assert left_out == ["global_step", "loss", "best"]
 
@@ -230,14 +230,14 @@ def test_the_training_state_of_the_published_checkpoints_is_left_behind(tmp_path
         for part in ("pytorch_lightning", "pytorch_lightning.callbacks", name):
             patch.setitem(sys.modules, part, module)
         torch.save({"state_dict": weights(), "callbacks": {module.ModelCheckpoint: {"best": None}}}, tmp_path / "x")
-    tensors, left_out = read_pickle(tmp_path / "x")
+    tensors, left_out, _ = read_pickle(tmp_path / "x")
     assert tensors.keys() == weights().keys()
     assert left_out == ["callbacks"]
 
 
 def test_weights_without_a_state_dict_around_them_are_read(tmp_path):
     torch.save(torch.nn.ParameterDict({"a": torch.ones(2)}).state_dict(), tmp_path / "x")
-    tensors, left_out = read_pickle(tmp_path / "x")
+    tensors, left_out, _ = read_pickle(tmp_path / "x")
     assert tensors["a"].tolist() == [1, 1]
     assert not left_out
 
@@ -253,7 +253,7 @@ def test_what_a_safetensors_file_cannot_hold_is_left_out(tmp_path):
         "nested": {"a": torch.ones(1)},
     }
     torch.save(content, tmp_path / "x")
-    tensors, left_out = read_pickle(tmp_path / "x")
+    tensors, left_out, _ = read_pickle(tmp_path / "x")
     assert tensors.keys() == {"plain"}
     assert left_out == ["sparse", "complex", "5", "a\nb", "__metadata__", "nested"]
 

@@ -8,20 +8,22 @@ without secrets in its environment, and not the server. There is no second attem
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from backend.errors import BadCheckpoint, EmulsionError, FileError, OutputError, PickleRefused
+from backend.weights.pickle_conversion import VALUES
 from backend.weights.process_limits import limit_process
 from backend.weights.safetensors_file import write_safetensors
 from backend.weights.safetensors_header import DTYPES, is_possible_name
@@ -43,6 +45,9 @@ _NUMBERS = (
     "float64",
 )
 _DTYPES = frozenset(DTYPES.values())
+_MAX_DEPTH = 4  # of tensors inside of mappings, as textual inversions and hypernetworks have them
+_MAX_VALUES = 1000
+_LONGEST_VALUE = 500
 _REFUSED_NAME = re.compile(r"GLOBAL ([\w.]{1,200})")
 
 
@@ -50,8 +55,12 @@ class LeftBehind:
     """Stands for classes of training programs that a file mentions and its weights do not need."""
 
 
-# Beside tensors and plain values: numbers of NumPy (a step count, a loss), and a class that marks the training state in
-# the published SD 1.x files.
+class Parameters:
+    """Stands for PyTorch's ParameterDict, in which the first textual inversions keep their vectors."""
+
+
+# Beside tensors and plain values: numbers of NumPy (a step count, a loss), a class that marks the training state in
+# the published SD 1.x files, and one that holds tensors.
 _SCALAR = np.float64(0).__reduce__()[0]
 _ALLOWED: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -59,6 +68,7 @@ _ALLOWED: list[Any] = [
     (np.dtype, "numpy.dtype"),
     *(type(np.dtype(name)) for name in _NUMBERS),
     (LeftBehind, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+    (Parameters, "torch.nn.modules.container.ParameterDict"),
 ]
 
 
@@ -88,10 +98,14 @@ def main(arguments: Sequence[str]) -> None:
 def convert(source: Path, output: Path, *, replace: bool) -> list[str]:
     """Write the tensors of `source` to `output`; returns the names of what is no tensor and was left out.
 
+    Tensors inside of mappings and lists have the path to them as their name; what stands beside those is metadata.
     Raises PickleRefused, BadCheckpoint or OutputError.
     """
-    tensors, left_out = read_pickle(source)
+    content = read_pickle(source)
+    tensors, left_out = content.tensors, content.left_out
     metadata = {"format": "pt", "emulsion.converted_from": source.name.encode("ascii", "replace").decode()}
+    if content.values:
+        metadata[VALUES] = json.dumps(content.values)
     if left_out:
         metadata["emulsion.left_out"] = ", ".join(left_out)
     try:
@@ -101,21 +115,29 @@ def convert(source: Path, output: Path, *, replace: bool) -> list[str]:
     return left_out
 
 
-def read_pickle(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The named tensors of a file and the names of everything else in it. Raises PickleRefused or BadCheckpoint."""
+class PickleContent(NamedTuple):
+    """values: plain ones beside tensors that lie inside of mappings. left_out: the names of everything else."""
+
+    tensors: dict[str, Tensor]
+    left_out: list[str]
+    values: dict[str, Any]
+
+
+def read_pickle(path: Path) -> PickleContent:
+    """The named tensors of a file. Raises PickleRefused or BadCheckpoint."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         _refuse_expansion(path, file, size)
         content = _load(path, file)
-    tensors, left_out = _named_tensors(path, content)
-    total = sum(TensorSpec(tuple(tensor.shape), tensor.dtype).num_bytes for tensor in tensors.values())
+    found = _named_tensors(path, content)
+    total = sum(TensorSpec(tuple(tensor.shape), tensor.dtype).num_bytes for tensor in found.tensors.values())
     if (
         total > 2 * size + _MEGABYTE
     ):  # twice: weights that are shared inside the file are written for each of their names
         raise BadCheckpoint(
             path, f"it claims {total:,} bytes of weights in a file of {size:,}; it is hostile or damaged."
         )
-    return tensors, left_out
+    return found
 
 
 def _refuse_expansion(path: Path, file: BinaryIO, size: int) -> None:
@@ -150,7 +172,7 @@ def _load(path: Path, file: BinaryIO) -> object:
         raise BadCheckpoint(path, f"it cannot be read as a PyTorch file ({found}). Download it again.") from error
 
 
-def _named_tensors(path: Path, content: object) -> tuple[dict[str, Tensor], list[str]]:
+def _named_tensors(path: Path, content: object) -> PickleContent:
     top = _as_mapping(content)
     inner = _as_mapping(top.get("state_dict"))
     weights = inner or top
@@ -159,19 +181,54 @@ def _named_tensors(path: Path, content: object) -> tuple[dict[str, Tensor], list
         for name, value in weights.items()
         if isinstance(name, str) and is_possible_name(name) and _is_plain(value)
     }
-    if not tensors:
-        raise BadCheckpoint(path, "it holds no weights under names. Choose another file.")
+    values: dict[str, Any] = {}
     others = [name for name in weights if name not in tensors]
     if inner:
         others += [name for name in top if name != "state_dict"]
-    return tensors, [str(name)[:100].encode("ascii", "replace").decode() for name in others[:1000]]
+    elif not tensors:
+        tensors = dict(_inside_of(top, "", _MAX_DEPTH))
+        values = {
+            name: value
+            for name, value in list(top.items())[:_MAX_VALUES]
+            if isinstance(name, str) and is_possible_name(name) and _is_value(value)
+        }
+        holding = {name.split(".", 1)[0] for name in tensors}
+        others = [name for name in top if str(name) not in holding and name not in values]
+    if not tensors:
+        raise BadCheckpoint(path, "it holds no weights under names. Choose another file.")
+    left_out = [str(name)[:100].encode("ascii", "replace").decode() for name in others[:1000]]
+    return PickleContent(tensors=tensors, values=values, left_out=left_out)
+
+
+def _inside_of(value: object, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    """Tensors below `value` by their paths, such as "320.0.linear.0.weight"."""
+    if _is_plain(value):
+        if is_possible_name(name):
+            yield name, value.detach()
+        return
+    entries = list(enumerate(value)) if isinstance(value, (list, tuple)) else list(_as_mapping(value).items())
+    if depth:
+        for key, inner in entries:
+            if isinstance(key, (str, int)):
+                yield from _inside_of(inner, f"{name}.{key}" if name else str(key), depth - 1)
+
+
+def _is_value(value: object) -> bool:
+    """Whether metadata can hold a value: numbers and short texts, and lists of them."""
+    if isinstance(value, (list, tuple)):
+        return len(value) <= _MAX_VALUES and all(not isinstance(x, (list, tuple)) and _is_value(x) for x in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= _LONGEST_VALUE)
 
 
 def _as_mapping(value: object) -> Mapping[Any, Any]:
+    if isinstance(value, Parameters):
+        return _as_mapping(vars(value).get("_parameters"))
     return value if isinstance(value, dict) else {}
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: object) -> TypeGuard[Tensor]:
     """Whether a value is a tensor that a safetensors file can hold."""
     return (
         isinstance(value, Tensor)

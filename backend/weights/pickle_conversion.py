@@ -9,8 +9,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from backend.errors import (
     BadCheckpoint,
@@ -23,6 +24,8 @@ from backend.errors import (
 )
 from backend.weights.atomic import sweep_parts
 from backend.weights.safetensors_file import open_safetensors
+
+VALUES = "emulsion.values"  # in metadata: plain values that a pickle has beside tensors inside of mappings, as JSON
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +62,15 @@ def convert_pickle(path: Path, output: Path | None = None, *, timeout: float = 6
     if left_out:
         _log.warning("%s was converted without what is no tensor: %s", path.name, ", ".join(left_out))
     return output
+
+
+def converted_values(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What a pickle held beside its tensors, from the metadata of what it was converted to; what is damaged is none."""
+    try:
+        found: Any = json.loads(metadata.get(VALUES, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def _refuse_what_is_no_pickle(path: Path) -> None:
