@@ -49,9 +49,10 @@ def place(leaves: Sequence[LeafSize], room: int, *, keeps_once: bool, title: str
     passing = 0 if keeps_once else _narrow_ring_for(once, room)
     if _total(kept) + passing <= room and (keeps_once or passing >= _largest(once)):
         return _placement(leaves, kept, 0, passing)
-    passing = _narrow_ring_for(once, room)
     fixed = [leaf for leaf in leaves if leaf.stays]
     others = sorted((leaf for leaf in leaves if not leaf.stays and not leaf.is_once), key=lambda leaf: -leaf.num_bytes)
+    spare = room - _total(fixed) - _largest(others)
+    passing = min(_narrow_ring_for(once, room), max(spare, _largest(once)))
     left = room - _total(fixed) - passing
     if left < _largest(others) or passing < _largest(once):
         needed = _total(fixed) + _largest(others) + _largest(once)
