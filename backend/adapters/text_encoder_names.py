@@ -106,7 +106,7 @@ def _targets(specs: Mapping[str, TensorSpec], prefix: str, encoder: Encoder) -> 
             yield from _open_clip_targets(specs, prefix, encoder.kind)
         case "t5" if f"{prefix}encoder.block.0.layer.0.SelfAttention.q.weight" in specs:
             yield from _plain_targets(specs, prefix, encoder.kind, ("encoder.", "shared"))
-        case "clip_l" | "clip_g" if _width(specs, prefix) == encoder.width or prefix:
+        case "clip_l" | "clip_g" | "clip_h" if _width(specs, prefix) == encoder.width or prefix:
             yield from _plain_targets(specs, prefix, encoder.kind, ("text_model.", "text_projection"))
             for path, target in _plain_targets(specs, prefix, encoder.kind, ("encoder.layers.", "final_layer_norm")):
                 yield f"text_model.{path}", target  # checkpoints of before transformers 4.0 have no text_model

@@ -111,6 +111,13 @@ def choose_text_encoders(
     )
 
 
+def find_text_encoders(description: Description, library: Library) -> tuple[TextEncoderEntry, ...]:
+    """Files for what a checkpoint does not hold, as far as there are any."""
+    lacking = [kind for kind in description.text_encoders if kind not in description.embedded]
+    found = (next((one for one in library.text_encoders() if one.kind == kind), None) for kind in lacking)
+    return tuple(encoder for encoder in found if encoder is not None)
+
+
 def encoders_for_refiner(
     base: ModelName, entry: CheckpointEntry, description: Description, library: Library
 ) -> tuple[TextEncoderEntry, ...]:

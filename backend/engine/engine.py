@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.adapters.report import AdapterReport
+from backend.engine.adapted_model import AdaptableModel
+from backend.engine.adapter_rows import ResolvedAdapters, adapter_notices, plan_adapters, resolve_adapters
 from backend.engine.catalog import Catalog
 from backend.engine.components import (
     ChosenEncoders,
@@ -18,6 +21,7 @@ from backend.engine.components import (
     choose_vae,
     encoders_for_refiner,
     find_components,
+    find_text_encoders,
 )
 from backend.engine.fit import FitReport, fit_report
 from backend.engine.generation_jobs import GenerationJobs
@@ -33,7 +37,7 @@ from backend.engine.machine import machine_for
 from backend.engine.made_models import MadeModels, MadeRecipe
 from backend.engine.merge_jobs import MergeJobs
 from backend.engine.merge_request import MergeRequest
-from backend.engine.models import ModelFacts, Models
+from backend.engine.models import ModelFacts, Models, added_adapters
 from backend.engine.outputs import Outputs
 from backend.engine.plot_request import PlotRequest
 from backend.engine.plots import JobQueue, Plot, Plots
@@ -53,6 +57,7 @@ from backend.memory.residency import Held
 from backend.merging.made_model import MadeModel
 from backend.pipeline.metadata import request_of
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
+from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import CheckpointInput, FileRef, Recipe
 from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
 from backend.text.chunks import compile_chunks
@@ -313,12 +318,16 @@ class Engine:
         description = self._models.describe(entry, request.prediction).description
         encoders = choose_text_encoders(request.text_encoders, entry, description, self.library)
         model = self._complete(entry, description, vae, request, encoders)
+        refiner = self._refiner(request, model)
+        resolved = resolve_adapters(request, self.library)
+        adapters = self._planned_adapters(request, resolved, model, refiner)
         return resolve(
             request,
             model=model,
-            refiner=self._refiner(request, model),
+            refiner=refiner,
             description=description,
-            notices=encoders.notices,
+            adapters=adapters,
+            notices=(*encoders.notices, *resolved.notices, *adapter_notices(adapters)),
             choices=Choices(
                 samplers=self.catalog.samplers,
                 schedules=self.catalog.schedules,
@@ -332,6 +341,16 @@ class Engine:
                 exact_batches=preferences.exact_batches,
             ),
         )
+
+    def adapter_report(self, name: str, checkpoint: str | None = None) -> AdapterReport:
+        """A LoRA of the library beside a checkpoint, or beside the one that requests get which name none.
+
+        Raises UnknownName, AmbiguousName, FileError, RequestError. Whether it fits is for `require_fit` to say.
+        """
+        entry = self.checkpoint(checkpoint)
+        description = self._models.describe(entry).description
+        encoders = find_text_encoders(description, self.library)
+        return self._models.reports.report(self.library.find_lora(name).path, self._models.adaptable(entry, encoders))
 
     def memory(self) -> MemoryReport:
         residency = self._machine.residency
@@ -350,7 +369,9 @@ class Engine:
         if request.seed == RANDOM_SEED:
             request = dataclasses.replace(request, seed=0)
         plan = self.plan(request)
-        models = [self._model(plan.model), *([self._model(plan.refiner.model, plan.model)] if plan.refiner else [])]
+        models = [self._model(plan)]
+        if plan.refiner is not None:
+            models.append(self._refiner_model(plan, plan.refiner.model))
         return fit_report(plan, models, self._machine.residency.budget)
 
     def free_memory(self) -> None:
@@ -406,15 +427,35 @@ class Engine:
             unused_text_encoders=tuple(encoder.name for encoder in encoders.unused),
         )
 
-    def _model(self, name: ModelName, base: ModelName | None = None) -> Model:
+    def _planned_adapters(
+        self, request: GenerationRequest, resolved: ResolvedAdapters, model: ModelName, refiner: ModelName | None
+    ) -> PlannedAdapters:
+        names = [name for name in (model, refiner) if name is not None] if resolved.wanted else []
+        return plan_adapters(resolved, request, [self._adaptable(name) for name in names], self._models.reports)
+
+    def _adaptable(self, name: ModelName) -> AdaptableModel:
+        files = find_components(name, self.library)
+        return self._models.adaptable(files.checkpoint, files.text_encoders, use_ema=name.use_ema)
+
+    def _model(self, plan: GenerationPlan) -> Model:
+        files = find_components(plan.model, self.library)
+        return self._models.open(
+            files.checkpoint,
+            files.vae,
+            files.text_encoders,
+            use_ema=plan.model.use_ema,
+            prediction=plan.model.prediction,
+            adapters=added_adapters(plan),
+        )
+
+    def _refiner_model(self, plan: GenerationPlan, name: ModelName) -> Model:
         files = find_components(name, self.library)
         return self._models.open(
             files.checkpoint,
             files.vae,
             files.text_encoders,
-            use_ema=name.use_ema,
-            prediction=name.prediction,
-            vae_of=None if base is None else self.library.entry_of(base.checkpoint, base.recipe),
+            vae_of=self.library.entry_of(plan.model.checkpoint, plan.model.recipe),
+            adapters=added_adapters(plan, for_refiner=True),
         )
 
     def _refiner(self, request: GenerationRequest, base: ModelName) -> ModelName | None:

@@ -11,7 +11,7 @@ from backend.engine.components import find_components
 from backend.engine.job import JobView, SavedImage
 from backend.engine.job_report import JobReport
 from backend.engine.library import CheckpointEntry, Library, TextEncoderEntry, VaeEntry
-from backend.engine.models import Models
+from backend.engine.models import Models, added_adapters
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences
 from backend.errors import EmulsionError, NumericalError
@@ -76,11 +76,19 @@ class GenerationJobs:
                 files.text_encoders,
                 use_ema=plan.model.use_ema,
                 prediction=plan.model.prediction,
+                adapters=added_adapters(plan),
                 reads_ahead=True,
             ),
             report,
             report.is_cancelled,
-            refiner=models.open(refiner.checkpoint, refiner.vae, refiner.text_encoders, vae_of=entry, reads_ahead=True)
+            refiner=models.open(
+                refiner.checkpoint,
+                refiner.vae,
+                refiner.text_encoders,
+                vae_of=entry,
+                adapters=added_adapters(plan, for_refiner=True),
+                reads_ahead=True,
+            )
             if refiner
             else None,
             encode_prompt=models.encode_prompt,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.diffusion.guidance import Conditioning
+from backend.engine.adapted_model import AdaptableModel
+from backend.engine.adapter_reports import AdapterReports, identity_of
 from backend.engine.library import CheckpointEntry, TextEncoderEntry, VaeEntry
 from backend.engine.made_models import MadeModels
 from backend.errors import UnsupportedCheckpoint
@@ -16,6 +19,8 @@ from backend.families.autoencoder_files import has_autoencoder
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
 from backend.families.file_facts import with_prediction
 from backend.memory.device import free_host_bytes
+from backend.pipeline.plan import GenerationPlan
+from backend.recipe import AdapterUse
 from backend.registry import Registry
 from backend.request import PredictionKind
 from backend.text.encoder_layouts import encoders_in
@@ -51,6 +56,23 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddedAdapter:
+    """A file, and how much of it is added to a model."""
+
+    use: AdapterUse
+    path: Path
+
+
+def added_adapters(plan: GenerationPlan, *, for_refiner: bool = False) -> tuple[AddedAdapter, ...]:
+    """What a plan adds to its first model, or to the refiner."""
+    return tuple(
+        AddedAdapter(use=adapter.row.use, path=adapter.report.path)
+        for adapter in plan.adapters.acting
+        if adapter.is_for_refiner == for_refiner
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Opened:
     """identity: equal ones mean equal weights. paths: of the files that it reads."""
 
@@ -67,6 +89,7 @@ class Models:
         self._families = families
         self._made = made
         self._machine = machine
+        self.reports = AdapterReports()
         self._models: OrderedDict[tuple[str, ...], Model] = OrderedDict()
         self._lock = threading.Lock()  # jobs are planned and looked at by several threads
         self._prompts: OrderedDict[tuple[Model, Prompt], Conditioning] = OrderedDict()
@@ -100,10 +123,12 @@ class Models:
         use_ema: bool = False,
         prediction: PredictionKind | None = None,
         vae_of: CheckpointEntry | None = None,
+        adapters: Sequence[AddedAdapter] = (),
         reads_ahead: bool = False,
     ) -> Model:
         """A model; its weights are read when they are first used. Raises FileError.
 
+        adapters: in any order: what they add is summed up.
         prediction: what the user says of the checkpoint. reads_ahead: have the system begin to read the files.
         vae_of: the checkpoint whose autoencoder completes one without its own, where there is no `vae`, either.
         """
@@ -116,7 +141,8 @@ class Models:
         encoders = {encoder.kind: open_weights(encoder.path) for encoder in text_encoders}
         # The identity of any tensor is that of its file: path, size and time of change.
         others = (external, *encoders.values())
-        choices = str(use_ema), str(prediction)
+        added = sorted(adapters, key=lambda adapter: (identity_of(adapter.path), repr(adapter.use)))
+        choices = str(use_ema), str(prediction), *(f"{identity_of(one.path)} {one.use}" for one in added)
         key = (opened.identity, *(source.identity("") for source in others if source), *choices)
         with self._lock:
             if key not in self._models:
@@ -126,15 +152,34 @@ class Models:
                     text_encoders={kind: _text_encoder(source, kind) for kind, source in encoders.items()},
                     use_ema=use_ema,
                 )
-                self._models[key] = family.load(files, self._machine)
+                self._models[key] = family.load(self._with_adapters(files, family, added), self._machine)
             self._models.move_to_end(key)
             while len(self._models) > _KEPT:
                 self._models.popitem(last=False)
             model = self._models[key]
         if reads_ahead:
-            paths = [*(encoder.path for encoder in text_encoders), *opened.paths, *([vae.path] if vae else [])]
+            paths = [
+                *(one.path for one in added),
+                *(encoder.path for encoder in text_encoders),
+                *opened.paths,
+                *([vae.path] if vae else []),
+            ]
             read_ahead(paths, free_host_bytes() // 2)
         return model
+
+    def adaptable(
+        self, entry: CheckpointEntry, text_encoders: Sequence[TextEncoderEntry] = (), *, use_ema: bool = False
+    ) -> AdaptableModel:
+        """A model as adapters see it. Raises FileError, and RequestError for a family that takes none."""
+        opened = self._opened(entry)
+        encoders = {encoder.kind: open_weights(encoder.path) for encoder in text_encoders}
+        files = ModelFiles(
+            checkpoint=opened.source,
+            text_encoders={kind: _text_encoder(source, kind) for kind, source in encoders.items()},
+            use_ema=use_ema,
+        )
+        identities = (opened.identity, *(source.identity("") for source in encoders.values()), str(use_ema))
+        return AdaptableModel(files, opened.family, " ".join(identities))
 
     def first_bad_weight(self, entries: Iterable[CheckpointEntry | VaeEntry | TextEncoderEntry]) -> str:
         """ "model.safetensors holds no numbers in <tensor>", or "" when all weights are finite. Reads everything.
@@ -168,6 +213,16 @@ class Models:
     def notices(self, entry: CheckpointEntry) -> tuple[str, ...]:
         """What its user should know of how it is made."""
         return () if entry.recipe is None else self._made.make(entry.recipe).notices
+
+    def _with_adapters(self, files: ModelFiles, family: Family, added: Sequence[AddedAdapter]) -> ModelFiles:
+        if not added:
+            return files
+        assert family.describe is not None
+        # What a network predicts is read off its weights where nothing else tells: before adapters change them.
+        predicts = family.describe(files.checkpoint).prediction
+        plain = dataclasses.replace(files, checkpoint=with_prediction(files.checkpoint, predicts))
+        uses = [(one.use, self.reports.adapter(one.path)) for one in added]
+        return AdaptableModel(plain, family, "").with_adapters(uses)
 
     def _paths(self, entry: CheckpointEntry | VaeEntry | TextEncoderEntry) -> tuple[Path, ...]:
         return self._opened(entry).paths if isinstance(entry, CheckpointEntry) else (entry.path,)

@@ -15,7 +15,7 @@ from backend.families.unet_files import UNetTraits, unet_traits
 from backend.families.unet_model import UNetFamily, UNetModel
 from backend.families.zero_snr import with_zero_snr
 from backend.text.clip_encoder import SD1_CLIP_L, with_all_tokens
-from backend.text.encoder_layouts import CLIP_L, encoders_in
+from backend.text.encoder_layouts import CLIP_L, TOKENS, encoders_in
 from backend.weights.source import WeightSource
 
 LATENT_FACTOR = 0.18215  # Rombach et al. 2022: makes the latents of the published autoencoder about unit variance
@@ -77,10 +77,12 @@ def _defaults(facts: FileFacts, traits: UNetTraits | None) -> Defaults:
 
 
 def _text_encoder(files: ModelFiles) -> WeightSource:
-    source = text_encoder_of(CLIP_L, files)
-    if _TOKEN_IDS in frozenset(files.checkpoint.keys()) and CLIP_L not in files.text_encoders:
-        return with_all_tokens(source, files.checkpoint.read(_TOKEN_IDS))
-    return source
+    source, checkpoint = text_encoder_of(CLIP_L, files), files.checkpoint
+    if _TOKEN_IDS not in frozenset(checkpoint.keys()):
+        return source
+    # Of the checkpoint's own encoder, whether it comes from there or beside it; another file's has all tokens.
+    is_its_own = source.spec(TOKENS).shape[:1] == checkpoint.spec(_TOKEN_IDS).shape
+    return with_all_tokens(source, checkpoint.read(_TOKEN_IDS)) if is_its_own else source
 
 
 SD1 = Family(

@@ -14,7 +14,7 @@ from backend.families.transformer_files import transformer_in, transformer_prefi
 from backend.families.unet_files import unet_in, unet_prefix
 from backend.merging.operands import Stacked, StoredWeight, Weight
 from backend.text.encoder_layouts import CLIP_G, CLIP_H, CLIP_L, PROJECTION, T5, TOKENS, encoders_in
-from backend.weights.source import InMemory, WeightSource
+from backend.weights.source import InMemory, Renamed, WeightSource
 from backend.weights.views import View, Viewed
 
 NETWORK = "model.diffusion_model."
@@ -128,11 +128,28 @@ def component(key: str) -> str:
     return "network" if key.startswith(NETWORK) else ""
 
 
-def _network(source: WeightSource, family: str) -> dict[str, Weight]:
+def network_in(source: WeightSource, family: str) -> WeightSource:
+    """The network that denoises under its maker's names. A file without one gives a source without keys."""
     if family not in _TRANSFORMERS:
-        return _stored(unet_in(source), f"{NETWORK}{{}}".format)
+        return unet_in(source)
     prefix = transformer_prefix(source, _TRANSFORMERS[family])
-    return {} if prefix is None else _stored(transformer_in(source, prefix), f"{NETWORK}{{}}".format)
+    return transformer_in(source, NETWORK if prefix is None else prefix)
+
+
+def beside_network(source: WeightSource, family: str) -> WeightSource:
+    """All of a file but the network that denoises, under the names that it has."""
+    prefix = transformer_prefix(source, _TRANSFORMERS[family]) if family in _TRANSFORMERS else unet_prefix(source)
+    others = (*_AUTOENCODERS, *_TEXTS, AVERAGES, *MARKERS)
+
+    def kept(key: str) -> str | None:
+        is_of_network = key.startswith(prefix) if prefix else prefix == "" and not key.startswith(others)
+        return None if is_of_network else key
+
+    return Renamed(source, kept)
+
+
+def _network(source: WeightSource, family: str) -> dict[str, Weight]:
+    return _stored(network_in(source, family), f"{NETWORK}{{}}".format)
 
 
 def _text_encoders(source: WeightSource, slots: Mapping[str, _Slot]) -> dict[str, Weight]:

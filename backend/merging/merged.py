@@ -24,6 +24,7 @@ from backend.merging.made_model import MadeModel
 from backend.merging.made_source import MadeSource, Slot, slot_of
 from backend.merging.metadata import inherited
 from backend.merging.operands import StoredWeight, Weight, WithColumns
+from backend.merging.placed import placed
 from backend.merging.predicted import predicted_by
 from backend.merging.report import MergeReport
 from backend.merging.rule import Rule
@@ -238,14 +239,7 @@ class _Maker:
                 f'{len(report.unmatched)} of {report.num_modules} modules of "{use.file.name}" fit no weight of '
                 f'"{made.title}" and are left out.'
             )
-        weights = use.weights
-        return PlacedAdapter(
-            adapter=adapter,
-            strength=use.strength,
-            text_encoder_strength=use.text_encoder_strength,
-            max_rank=use.max_rank,
-            factor=lambda key: 1.0 if weights is None else weight_at(weights, layout.place_of(key)),
-        )
+        return placed(use, adapter, layout)
 
     def _forget(self, keys: Mapping[str, Slot]) -> None:
         """Of the outermost merge: what is replaced afterwards is no part of its result."""

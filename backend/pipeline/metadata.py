@@ -80,6 +80,9 @@ def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
         emphasis=plan.emphasis.name,
         noise_source=plan.noise_source.name,
         exact_batches=plan.exact_batches,
+        adapters=plan.adapters.rows,
+        name_hashes=plan.adapters.name_hashes,
+        skips_missing_adapters=plan.adapters.skips_missing,
     )
 
 
@@ -89,6 +92,7 @@ def picture_texts(plan: GenerationPlan, seed: int) -> dict[str, str]:
         "version": __version__,
         "request": request_of(plan, seed).to_mapping(),
         "model": _model_mapping(plan.model),
+        "adapters": plan.adapters.facts(),
     }
     return {INFOTEXT_KEY: infotext_of(plan, seed), REQUEST_KEY: json.dumps(exact, ensure_ascii=False)}
 

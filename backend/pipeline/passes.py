@@ -104,8 +104,8 @@ def _pass(plan: GenerationPlan, model: Model, levels: Levels, sigmas: list[float
             ),
         )
 
-    cond = prompt(plan.prompt, is_negative=False)
-    uncond = None if plan.guidance_scale == 1 else prompt(plan.negative_prompt, is_negative=True)
+    cond = prompt(plan.words, is_negative=False)
+    uncond = None if plan.guidance_scale == 1 else prompt(plan.negative_words, is_negative=True)
     return Pass(model=model, levels=levels, sigmas=sigmas, cond=cond, uncond=uncond)
 
 

@@ -10,6 +10,7 @@ from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.errors import RequestError
 from backend.families.family import Description
+from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import Recipe
 from backend.registry import Registry
 from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest, PredictionKind
@@ -77,11 +78,13 @@ class GenerationPlan:
     is_schedule_asked: whether the schedule was chosen, and not taken because it is the sampler's own.
     seed: of the first image; image k has seed + k.
     distilled_guidance: None for models that take none. shift: None for the model's own.
+    prompt, negative_prompt: as they were written. adapters: also what of the prompts is encoded.
     notices: what the user should know of how the request was understood.
     """
 
     prompt: str
     negative_prompt: str
+    adapters: PlannedAdapters
     model: ModelName
     sampler: Sampler
     schedule: Schedule
@@ -107,6 +110,15 @@ class GenerationPlan:
     def num_images(self) -> int:
         return self.batch_size * self.batch_count
 
+    @property
+    def words(self) -> str:
+        """The prompt without tags, which is encoded."""
+        return self.adapters.words
+
+    @property
+    def negative_words(self) -> str:
+        return self.adapters.negative_words
+
 
 def resolve(
     request: GenerationRequest,
@@ -116,12 +128,13 @@ def resolve(
     choices: Choices,
     standing: Standing,
     refiner: ModelName | None = None,
+    adapters: PlannedAdapters | None = None,
     notices: tuple[str, ...] = (),
 ) -> GenerationPlan:
     """Fill in what the request leaves open, from the model's defaults and the user's standing choices.
 
-    The seed must be drawn already. Raises UnknownName, and RequestError for a seed that is still to be drawn and for
-    sides that the model cannot have.
+    adapters: None for a request that has nothing to do with any. The seed must be drawn already.
+    Raises UnknownName, and RequestError for a seed that is still to be drawn and for sides that the model cannot have.
     """
     defaults = description.defaults
     if request.seed == RANDOM_SEED:
@@ -135,6 +148,7 @@ def resolve(
     return GenerationPlan(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
+        adapters=adapters or PlannedAdapters(words=request.prompt, negative_words=request.negative_prompt),
         model=model,
         sampler=sampler,
         schedule=schedule,
