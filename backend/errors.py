@@ -4,6 +4,7 @@ EmulsionError                     something the user can understand and act on
 ├── RequestError                  a field of a request is wrong; names the field
 │   └── NotSupported              a field asks for what this version cannot do
 ├── UnknownName                   a sampler, schedule, checkpoint ... that nobody registered
+├── AmbiguousName                 a name that fits several; lists them
 ├── FileError                     a file could not be used; names the path
 │   ├── BadCheckpoint             not a readable weight file, or a damaged one
 │   ├── UnsupportedCheckpoint     readable, but of a kind that this version does not run
@@ -26,8 +27,11 @@ A message says what was wrong, what was found and what to do next.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
+
+_LISTED = 40  # names that a message lists
 
 
 class EmulsionError(Exception):
@@ -51,11 +55,22 @@ class UnknownName(EmulsionError):
     """A name that is not registered under its kind."""
 
     def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
-        listed = ", ".join(known) if known else "none"
-        super().__init__(f'There is no {kind} named "{name[:200]}". Known: {listed}.')
+        super().__init__(f'There is no {kind} named "{name[:200]}". {_known(name, known)}')
         self.kind = kind
         self.name = name
         self.known = tuple(known)
+
+
+class AmbiguousName(EmulsionError):
+    """A name that fits several things of its kind."""
+
+    def __init__(self, kind: str, name: str, found: Sequence[str]) -> None:
+        super().__init__(
+            f'"{name[:200]}" is the name of {len(found)} {kind}s: {_listed(found)}. Write which one is meant.'
+        )
+        self.kind = kind
+        self.name = name
+        self.found = tuple(found)
 
 
 class FileError(EmulsionError):
@@ -155,3 +170,15 @@ class ExtensionError(EmulsionError):
         super().__init__(f"Extension {extension}: {problem}")
         self.extension = extension
         self.problem = problem
+
+
+def _known(name: str, known: Sequence[str]) -> str:
+    """Of thousands of files, those that are called most like it."""
+    if len(known) <= _LISTED:
+        return f"Known: {', '.join(known) if known else 'none'}."
+    like = difflib.get_close_matches(name[:200], known, 5, 0.4)
+    return f"Known: {len(known):,}" + (f", of which the most like it: {', '.join(like)}." if like else ".")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")

@@ -95,6 +95,15 @@ class Adapter:
         """Every module beside a model, in the file's order."""
         return [match(module, self.shapes(module), aliases) for module in self.modules]
 
+    def formats(self) -> dict[str, int]:
+        """What the file is made of, label -> number of modules; the most frequent first."""
+        return dict(Counter(_label(tensors) for tensors in self.modules.values()).most_common())
+
+    def ranks(self) -> tuple[int, int] | None:
+        """The lowest and the highest, None where no format has any."""
+        found = ((format_of(tensors), self.shapes(module)) for module, tensors in self.modules.items())
+        return _range([rank for format, shapes in found if format and (rank := format.rank(shapes)) is not None])
+
     def report(self, specs: Mapping[str, TensorSpec], family: str, *, reads_numbers: bool = True) -> AdapterReport:
         """The adapter beside a model.
 
@@ -109,11 +118,11 @@ class Adapter:
             path=self.origin,
             family=family,
             trained_for=self.trained_for,
-            formats=dict(Counter(_label(tensors) for tensors in self.modules.values()).most_common()),
+            formats=self.formats(),
             matched=dict(Counter(found.target.component for found in fitting)),
             totals=dict(Counter(_component(found) for found in matches)),
             unmatched=tuple(found for found in matches if isinstance(found, Unmatched)),
-            ranks=_range(self._ranks()),
+            ranks=self.ranks(),
             alphas=_range(numbers.alphas) if numbers else None,
             num_without_alpha=sum("alpha" not in tensors for tensors in self.modules.values()),
             not_finite=tuple(numbers.not_finite) if numbers else (),
@@ -124,10 +133,6 @@ class Adapter:
             others=self.others,
             num_bytes=self.num_bytes,
         )
-
-    def _ranks(self) -> list[int]:
-        found = ((format_of(tensors), self.shapes(module)) for module, tensors in self.modules.items())
-        return [rank for format, shapes in found if format and (rank := format.rank(shapes)) is not None]
 
 
 class _Numbers:

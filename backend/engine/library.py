@@ -7,12 +7,14 @@ import errno
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from backend.adapters.lora_facts import LoraFacts
+from backend.engine.lora_library import LoraEntry, LoraLibrary
 from backend.engine.recipe_files import read_recipe
 from backend.engine.recipe_inputs import Entry, find_inputs
 from backend.errors import EmulsionError, UnknownName
@@ -75,10 +77,56 @@ class TextEncoderEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraEntry:
-    name: str
-    path: Path
-    sha256: str | None = None
+class _Listing:
+    """What there was at one look. A look that is not finished is seen by nobody but itself."""
+
+    checkpoints: tuple[CheckpointEntry, ...] = ()
+    vaes: tuple[VaeEntry, ...] = ()
+    text_encoders: tuple[TextEncoderEntry, ...] = ()
+
+    def find_checkpoint(self, name: str) -> CheckpointEntry:
+        plain = _HASH_BEHIND_NAME.sub("", name.strip())
+        named = _called(plain, self.checkpoints)
+        if not named and _HASH.fullmatch(plain):
+            named = [entry for entry in self.checkpoints if entry.sha256 and entry.sha256.startswith(plain.lower())]
+        if not named:
+            raise UnknownName("checkpoint", name, [entry.name for entry in self.checkpoints])
+        return named[0]
+
+    def find_vae(self, name: str) -> VaeEntry:
+        found = next(iter(_called(name.strip(), self.vaes)), None)
+        if found is None:
+            raise UnknownName("VAE", name, [entry.name for entry in self.vaes])
+        return found
+
+    def find_text_encoder(self, name: str) -> TextEncoderEntry:
+        found = next(iter(_called(name.strip(), self.text_encoders)), None)
+        if found is None:
+            raise UnknownName("text encoder", name, [entry.name for entry in self.text_encoders])
+        return found
+
+    def with_checkpoints(self, added: Sequence[CheckpointEntry]) -> _Listing:
+        """added: in place of those that lie at the same path."""
+        paths = {entry.path for entry in added}
+        checkpoints = [*(entry for entry in self.checkpoints if entry.path not in paths), *added]
+        return dataclasses.replace(self, checkpoints=_sorted(checkpoints))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What recipes are made of: the files of a listing, and LoRAs."""
+
+    listing: _Listing
+    find_lora: Callable[[str], LoraEntry]
+    known_hash: Callable[[Path], str | None]
+
+    @property
+    def find_checkpoint(self) -> Callable[[str], CheckpointEntry]:
+        return self.listing.find_checkpoint
+
+    @property
+    def find_vae(self) -> Callable[[str], VaeEntry]:
+        return self.listing.find_vae
 
 
 class Library:
@@ -98,91 +146,78 @@ class Library:
         self._checkpoint_dirs = tuple(checkpoint_dirs)
         self._vae_dirs = tuple(vae_dirs)
         self._text_encoder_dirs = tuple(text_encoder_dirs)
-        self._lora_dirs = tuple(lora_dirs)
         self._recipe_dirs = tuple(recipe_dirs)
         self._families = tuple(families)
         self._hashes = hashes
+        self._loras = LoraLibrary(lora_dirs, hashes)
         self._lock = threading.Lock()
         self._seen: dict[Path, tuple[int, int, CheckpointEntry]] = {}
-        self._checkpoints: tuple[CheckpointEntry, ...] = ()
-        self._vaes: tuple[VaeEntry, ...] = ()
-        self._text_encoders: tuple[TextEncoderEntry, ...] = ()
-        self._loras: tuple[LoraEntry, ...] = ()
+        self._listing = _Listing()
         self.refresh()
 
     def refresh(self) -> None:
         """Look at the folders again."""
-        checkpoints = [self._entry(name, path) for name, path in _files(self._checkpoint_dirs, ENDINGS + _PICKLES)]
-        vaes = [
-            VaeEntry(name=name, path=path, latent_channels=_latent_channels(path))
-            for name, path in _files(self._vae_dirs, ENDINGS)
-        ]
-        text_encoders = list(_text_encoders(self._text_encoder_dirs))
-        loras = [
-            LoraEntry(name=name, path=path, sha256=self.known_hash(path))
-            for name, path in _files(self._lora_dirs, ENDINGS)
-        ]
+        self._loras.refresh()
+        found = _Listing(
+            checkpoints=_sorted([self._entry(name, path) for name, path in self._checkpoint_files()]),
+            vaes=_sorted(
+                [
+                    VaeEntry(name=name, path=path, latent_channels=_latent_channels(path))
+                    for name, path in _files(self._vae_dirs, ENDINGS)
+                ]
+            ),
+            text_encoders=_sorted(list(_text_encoders(self._text_encoder_dirs))),
+        )
+        found = self._with_recipes(found)
         with self._lock:
-            self._checkpoints = tuple(sorted(checkpoints, key=lambda entry: entry.name.casefold()))
-            self._loras = tuple(sorted(loras, key=lambda entry: entry.name.casefold()))
-            self._vaes = tuple(sorted(vaes, key=lambda entry: entry.name.casefold()))
-            self._text_encoders = tuple(sorted(text_encoders, key=lambda entry: entry.name.casefold()))
-        self._list_recipes()
+            self._listing = found
+
+    def refresh_loras(self) -> None:
+        """Look at the folders of LoRAs again."""
+        self._loras.refresh()
 
     def checkpoints(self) -> list[CheckpointEntry]:
-        with self._lock:
-            return list(self._checkpoints)
+        return list(self._listing.checkpoints)
 
     def vaes(self) -> list[VaeEntry]:
-        with self._lock:
-            return list(self._vaes)
+        return list(self._listing.vaes)
 
     def text_encoders(self) -> list[TextEncoderEntry]:
-        with self._lock:
-            return list(self._text_encoders)
+        return list(self._listing.text_encoders)
 
     def loras(self) -> list[LoraEntry]:
-        with self._lock:
-            return list(self._loras)
+        return self._loras.entries()
 
     def find_checkpoint(self, name: str) -> CheckpointEntry:
         """By title, name, file name or the start of its hash. Raises UnknownName, which lists what there is."""
-        entries = self.checkpoints()
-        plain = _HASH_BEHIND_NAME.sub("", name.strip())
-        named = _called(plain, entries)
-        if not named and _HASH.fullmatch(plain):
-            named = [entry for entry in entries if entry.sha256 and entry.sha256.startswith(plain.lower())]
-        if not named:
-            raise UnknownName("checkpoint", name, [entry.name for entry in entries])
-        return named[0]
+        return self._listing.find_checkpoint(name)
 
     def find_vae(self, name: str) -> VaeEntry:
         """By name or file name. Raises UnknownName."""
-        entries = self.vaes()
-        found = next(iter(_called(name.strip(), entries)), None)
-        if found is None:
-            raise UnknownName("VAE", name, [entry.name for entry in entries])
-        return found
+        return self._listing.find_vae(name)
 
     def find_text_encoder(self, name: str) -> TextEncoderEntry:
         """By name or file name. Raises UnknownName."""
-        entries = self.text_encoders()
-        found = next(iter(_called(name.strip(), entries)), None)
-        if found is None:
-            raise UnknownName("text encoder", name, [entry.name for entry in entries])
-        return found
+        return self._listing.find_text_encoder(name)
 
     def find_lora(self, name: str) -> LoraEntry:
-        """By name, file name or the start of its hash. Raises UnknownName."""
-        entries = self.loras()
-        asked = name.strip()
-        found = next(iter(_called(asked, entries)), None)
-        if found is None and _HASH.fullmatch(asked):
-            hashed = (entry for entry in entries if entry.sha256)
-            found = next((entry for entry in hashed if (entry.sha256 or "").startswith(asked.lower())), None)
-        if found is None:
-            raise UnknownName("LoRA", name, [entry.name for entry in entries])
-        return found
+        """By name, with or without folder and ending, by the start of a hash that is known, or by alias.
+
+        "#" in front says that it is a hash. Raises UnknownName, and AmbiguousName for what several files are called.
+        """
+        return self._loras.find(name)
+
+    def find_lora_by_hash(self, digits: str) -> LoraEntry:
+        """By 8 to 64 hex digits, for which files are hashed until one fits. Raises UnknownName, AmbiguousName."""
+        return self._loras.find_by_hash(digits)
+
+    def lora_facts(self, entry: LoraEntry) -> LoraFacts:
+        """What the header tells, remembered until the file changes."""
+        return self._loras.facts(entry)
+
+    def lora_hash(self, entry: LoraEntry) -> str:
+        """SHA-256 of the tensors alone, remembered: A1111 writes its first 12 digits into pictures. Raises OSError."""
+        return self._loras.hash(entry)
 
     def entry_of(self, name: str, recipe: Recipe | None) -> CheckpointEntry:
         """A checkpoint by its name, or what a recipe makes under that name. Raises UnknownName."""
@@ -190,9 +225,12 @@ class Library:
 
     def made_entry(self, recipe: Recipe, name: str, path: Path | None = None) -> CheckpointEntry:
         """A recipe as something that can be chosen like a checkpoint. What is missing for it is its problem."""
+        return self._made_of(self._listing, recipe, name, path)
+
+    def _made_of(self, listing: _Listing, recipe: Recipe, name: str, path: Path | None) -> CheckpointEntry:
         try:
-            found = find_inputs(recipe, self).recipe
-            first = self.find_checkpoint(_first_model(found.root).file.name)
+            found = find_inputs(recipe, self._inputs(listing)).recipe
+            first = listing.find_checkpoint(_first_model(found.root).file.name)
         except EmulsionError as error:
             return CheckpointEntry(
                 name=name, path=path or Path(name), family="", problem=f"The recipe {name} cannot be used. {error}",
@@ -224,7 +262,8 @@ class Library:
         else:
             hashed = dataclasses.replace(entry, sha256=self._hashes.hash(entry.path))
         with self._lock:
-            self._checkpoints = tuple(hashed if other.path == entry.path else other for other in self._checkpoints)
+            if entry.path in {other.path for other in self._listing.checkpoints}:
+                self._listing = self._listing.with_checkpoints([hashed])
             if entry.path in self._seen:
                 self._seen[entry.path] = (*self._seen[entry.path][:2], hashed)
         self._name_hashes_of_recipes()
@@ -240,17 +279,22 @@ class Library:
             return self._hashes.known(path)
         return None
 
-    def _list_recipes(self) -> None:
+    def _inputs(self, listing: _Listing) -> _Inputs:
+        return _Inputs(listing=listing, find_lora=self.find_lora, known_hash=self.known_hash)
+
+    def _checkpoint_files(self) -> Iterator[tuple[str, Path]]:
+        return _files(self._checkpoint_dirs, ENDINGS + _PICKLES)
+
+    def _with_recipes(self, listing: _Listing) -> _Listing:
         """Recipes become checkpoints, those that need other recipes after those."""
-        taken = {entry.name.casefold() for entry in self.checkpoints()}
+        taken = {entry.name.casefold() for entry in listing.checkpoints}
         waiting = [(name, path) for name, path in _files(self._recipe_dirs, (".json",)) if name.casefold() not in taken]
         while waiting:
-            entries = [self._recipe_entry(name, path) for name, path in waiting]
+            entries = [self._recipe_entry(listing, name, path) for name, path in waiting]
             done = [entry for entry in entries if not entry.problem] or entries
-            with self._lock:
-                listed = (*self._checkpoints, *done)
-                self._checkpoints = tuple(sorted(listed, key=lambda entry: entry.name.casefold()))
+            listing = listing.with_checkpoints(done)
             waiting = [(name, path) for name, path in waiting if path not in {entry.path for entry in done}]
+        return listing
 
     def _name_hashes_of_recipes(self) -> None:
         """Files have been hashed: the hashes of listed recipes may be known by now."""
@@ -258,14 +302,15 @@ class Library:
             if entry.recipe is not None and entry.sha256 is None and not entry.problem:
                 known = self.made_entry(entry.recipe, entry.name, entry.path)
                 with self._lock:
-                    self._checkpoints = tuple(known if other is entry else other for other in self._checkpoints)
+                    if entry in self._listing.checkpoints:
+                        self._listing = self._listing.with_checkpoints([known])
 
-    def _recipe_entry(self, name: str, path: Path) -> CheckpointEntry:
+    def _recipe_entry(self, listing: _Listing, name: str, path: Path) -> CheckpointEntry:
         try:
             recipe = read_recipe(path)
         except EmulsionError as error:
             return CheckpointEntry(name=name, path=path, family="", problem=str(error), size=0, sha256=None)
-        return self.made_entry(dataclasses.replace(recipe, name=name), name, path)
+        return self._made_of(listing, dataclasses.replace(recipe, name=name), name, path)
 
     def _entry(self, name: str, path: Path) -> CheckpointEntry:
         status = path.stat()
@@ -347,6 +392,10 @@ def _files(folders: Sequence[Path], endings: Sequence[str]) -> Iterator[tuple[st
             if name not in names:
                 names.add(name)
                 yield name, path
+
+
+def _sorted(entries: Sequence[_E]) -> tuple[_E, ...]:
+    return tuple(sorted(entries, key=lambda entry: entry.name.casefold()))
 
 
 def _called(asked: str, entries: Sequence[_E]) -> list[_E]:

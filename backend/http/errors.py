@@ -61,7 +61,8 @@ def status_of(kind: type[EmulsionError]) -> int:
         return 501
     if issubclass(kind, errors.DiskFull):
         return 507
-    return 422 if issubclass(kind, (RequestError, UnknownName, errors.FileError, errors.UnsupportedMerge)) else 500
+    callers = (RequestError, UnknownName, errors.AmbiguousName, errors.FileError, errors.UnsupportedMerge)
+    return 422 if issubclass(kind, callers) else 500
 
 
 def failed_job_answer(kind: str, message: str) -> JSONResponse:

@@ -134,10 +134,6 @@ def merging_router(engine: Engine) -> APIRouter:
     def resize_lora(body: JsonObject) -> dict[str, Any]:
         return queued(LoraResize.from_mapping(body))
 
-    @router.get("/loras")
-    def loras() -> dict[str, Any]:
-        return {"loras": [{"name": entry.name, "sha256": entry.sha256} for entry in engine.library.loras()]}
-
     return router
 
 

@@ -23,6 +23,7 @@ from backend.http.files import files_router
 from backend.http.guard import Guard
 from backend.http.job_feed import JobFeed
 from backend.http.jobs import jobs_router
+from backend.http.loras import loras_router
 from backend.http.memory import memory_router
 from backend.http.merging import merging_router
 from backend.http.models import models_router
@@ -80,6 +81,7 @@ def build_app(engine: Engine, security: Security, *, folders: Mapping[str, Path]
     app.include_router(memory_router(engine))
     app.include_router(merging_router(engine))
     app.include_router(recipes_router(engine))
+    app.include_router(loras_router(engine))
     app.include_router(plots_router(engine))
     app.include_router(files_router(engine))
     app.include_router(_a1111_router(engine, security, feed))
