@@ -1,0 +1,258 @@
+// The LoRA tab. Names, tags and metadata come from files and other people, so they are only ever text.
+
+import { action, element, select } from "./elements.js";
+import { watchForm } from "./form.js";
+import { detailsPanel } from "./lora_details.js";
+import { cardGrid } from "./lora_grid.js";
+import { familiesOf, foldersIn, shownOf, SORTS, wayTo } from "./lora_list.js";
+import { finderOf, insertLora, promptNow, removeLora, tagOf, tagsIn, watchPrompt, weightOf } from "./lora_prompt.js";
+import { clearLine, note, tellProblem, useLine } from "./messages.js";
+import { ask } from "./server.js";
+
+const KEY = "emulsion.loras";
+const PAUSE_MS = 120;
+const VIEW = { text: "", sort: "name", family: "", fits: false, folder: "" };
+
+export function mount({ element: host, props }) {
+  new LoraTab(host.querySelector(".em-loras"), props.value?.folders ?? []);
+}
+
+class LoraTab {
+  constructor(root, homes) {
+    this.root = root;
+    this.homes = homes; // the folders on the disk that files belong into
+    this.find = (name) => root.querySelector(`[data-part=${name}]`);
+    this.view = { ...VIEW, ...kept() };
+    this.loras = [];
+    this.told = ""; // the list as the server sent it last
+    this.finder = () => null;
+    this.used = new Map(); // LoRA -> what its tag in the prompt says behind the name
+    this.checkpoint = "";
+    this.families = new Map(); // of checkpoints, by name
+    const does = { use: (lora) => this.use(lora), row: (lora) => this.addRow(lora), details: (lora) => this.showDetails(lora) };
+    this.grid = cardGrid(this.find("cards"), does, (lora) => this.used.get(lora) ?? null);
+    this.details = detailsPanel(this.find("details"), this);
+    this.connect();
+  }
+
+  /** Everything that the server knows; each time the tab is turned to, because files come and go. */
+  async load() {
+    try {
+      const [{ loras }, { checkpoints }] = await Promise.all([ask("api/v1/loras"), ask("api/v1/checkpoints")]);
+      this.families = new Map(checkpoints.map((entry) => [entry.name, entry.family]));
+      this.take(loras);
+    } catch (error) {
+      tellProblem(`The LoRAs could not be listed: ${error.message}`);
+    }
+  }
+
+  take(loras) {
+    const told = JSON.stringify(loras);
+    if (told !== this.told) {
+      this.told = told;
+      this.loras = loras;
+      this.finder = finderOf(loras);
+      this.grid.forget();
+      if (!loras.some((lora) => `${lora.folder}/`.startsWith(`${this.view.folder}/`))) this.view.folder = "";
+    }
+    this.readPrompt(promptNow());
+    this.draw();
+  }
+
+  named = (name) => this.loras.find((lora) => lora.name === name);
+  isUsed = (lora) => this.used.has(lora);
+
+  draw() {
+    const { view, loras } = this;
+    const fitting = this.families.get(this.checkpoint) ?? "";
+    const shown = shownOf(loras, view, fitting);
+    const families = [["", "All families"], ...familiesOf(loras)];
+    const change = (name) => (value) => this.look({ [name]: value });
+    this.find("sort").replaceChildren(select(SORTS, view.sort, change("sort"), { "aria-label": "Order" }));
+    this.find("family").replaceChildren(select(families, view.family, change("family"), { "aria-label": "Family" }));
+    this.find("fits").checked = view.fits;
+    this.find("fits").disabled = !fitting;
+    this.drawFolders();
+    this.find("count").textContent = shown.length === loras.length ? counted(loras.length) : `${shown.length} of ${counted(loras.length)}`;
+    this.drawNone(shown.length === 0);
+    this.grid.show(shown);
+  }
+
+  drawFolders() {
+    const to = (text, path, given = {}) => action(text, () => this.look({ folder: path }), given);
+    const way = [{ name: "All", path: "" }, ...wayTo(this.view.folder)];
+    const parts = way.map(({ name, path }) => to(name, path, path === this.view.folder ? { "aria-current": "true" } : {}));
+    const inner = foldersIn(this.loras, this.view.folder);
+    const below = inner.map(({ name, path, count }) => {
+      const button = to(name, path);
+      button.append(element("span", "em-lora-number", String(count)));
+      return button;
+    });
+    const nav = this.find("folders");
+    nav.hidden = way.length === 1 && !inner.length;
+    nav.replaceChildren(...parts, ...(below.length ? [element("span", "em-lora-below", "›", { "aria-hidden": "true" })] : []), ...below);
+  }
+
+  drawNone(isEmpty) {
+    const place = this.find("none");
+    place.hidden = !isEmpty;
+    if (!isEmpty) return;
+    if (this.loras.length) {
+      place.replaceChildren(element("p", "", "No LoRA fits what is asked for."), action("Show all", () => this.look({ ...VIEW, sort: this.view.sort })));
+      this.find("search").value = this.view.text;
+      return;
+    }
+    const said = element("p", "", "There are no LoRAs yet. Put .safetensors files into ");
+    this.homes.forEach((folder, index) => said.append(index ? " or " : "", element("code", "", folder)));
+    said.append(", or into folders in it, and look again.");
+    place.replaceChildren(element("span", "em-empty-mark", "", { "aria-hidden": "true" }), said, action("Look for new LoRAs", () => this.refresh()));
+  }
+
+  /** Change what is looked at. */
+  look(changes) {
+    Object.assign(this.view, changes);
+    if ("text" in changes && this.find("search").value !== changes.text) this.find("search").value = changes.text;
+    localStorage.setItem(KEY, JSON.stringify({ ...this.view, text: "" }));
+    const focused = document.activeElement?.getAttribute("aria-label");
+    this.draw();
+    // The lists and folders are made anew, and the one in use keeps the focus.
+    if (document.activeElement === document.body && focused) this.root.querySelector(`select[aria-label="${CSS.escape(focused)}"]`)?.focus();
+    else if (document.activeElement === document.body && "folder" in changes) this.find("folders").querySelector("[aria-current]")?.focus();
+  }
+
+  async refresh() {
+    try {
+      await ask("api/v1/models/refresh", {});
+    } catch (error) {
+      return tellProblem(`The folders could not be read again: ${error.message}`);
+    }
+    await this.load();
+    note(`${counted(this.loras.length)} found.`);
+  }
+
+  readPrompt(prompt) {
+    this.used = new Map();
+    for (const { name, rest } of tagsIn(prompt)) {
+      const lora = this.finder(name);
+      if (lora) this.used.set(lora, rest);
+    }
+  }
+
+  /** In with its tag, or out again. */
+  use(lora) {
+    if (this.isUsed(lora)) removeLora(lora, this.finder);
+    else if (lora.problem) {
+      this.showDetails(lora);
+      return tellProblem(`${lora.name} cannot be used: ${lora.problem}`);
+    } else if (!tagOf(lora)) return tellProblem(`The name of ${lora.name} does not fit into a tag. Add it as a row instead.`);
+    else insertLora(lora);
+    this.promptChanged(promptNow());
+  }
+
+  addRow(lora) {
+    if (lora.problem) return tellProblem(`${lora.name} cannot be used: ${lora.problem}`);
+    const detail = { name: lora.name, strength: weightOf(lora) };
+    document.dispatchEvent(new CustomEvent("emulsion:add-adapter", { detail }));
+    note(`${lora.name} is a row of txt2img.`);
+  }
+
+  promptChanged(prompt) {
+    this.readPrompt(prompt);
+    this.grid.markAll();
+    this.details.mark();
+  }
+
+  showDetails(lora) {
+    this.root.dataset.details = "open";
+    this.details.show(lora);
+  }
+
+  closeDetails(lora) {
+    delete this.root.dataset.details;
+    this.grid.focus(lora);
+  }
+
+  /** What the server says of one LoRA has changed. */
+  async changed() {
+    await this.load();
+  }
+
+  async findHash() {
+    const hash = this.find("hash").value.trim();
+    const place = this.find("found");
+    if (!hash) return this.find("hash").focus();
+    place.textContent = "Looking. Files that nobody has asked about yet are read once.";
+    try {
+      const { name } = await ask("api/v1/loras/find", { hash });
+      await this.load(); // with the hashes that are known now
+      const lora = this.named(name);
+      place.textContent = `It is ${name}.`;
+      this.look({ ...VIEW, sort: this.view.sort });
+      if (lora) this.showDetails(lora);
+      this.grid.focus(lora);
+    } catch (error) {
+      place.textContent = error.message;
+    }
+  }
+
+  connect() {
+    const search = this.find("search");
+    let timer = 0;
+    search.addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.look({ text: search.value }), PAUSE_MS);
+    });
+    search.addEventListener("keydown", (event) => {
+      if (event.key === "ArrowDown") this.grid.focusFirst();
+      else if (event.key === "Escape" && search.value) this.look({ text: "" });
+      else return;
+      event.preventDefault(); // Esc empties the field, and cancels no job
+    });
+    this.find("fits").addEventListener("change", (event) => this.look({ fits: event.target.checked }));
+    this.find("refresh").addEventListener("click", () => this.refresh());
+    this.find("find").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.findHash();
+    });
+    document.addEventListener("keydown", (event) => {
+      const isTyping = event.target.closest?.("input, textarea, select, [contenteditable]");
+      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || isTyping || this.root.offsetParent === null) return;
+      event.preventDefault();
+      search.focus();
+      search.select();
+    });
+    watchForm((values) => {
+      const isOther = values.checkpoint !== this.checkpoint;
+      this.checkpoint = values.checkpoint ?? "";
+      this.promptChanged(values.prompt ?? "");
+      if (isOther) {
+        this.draw();
+        this.details.checkpointChanged();
+      }
+    });
+    watchPrompt((prompt) => this.promptChanged(prompt));
+    let isOpen = false;
+    new IntersectionObserver((entries) => {
+      const isSeen = entries.some((entry) => entry.isIntersecting);
+      if (isSeen && !isOpen) this.load();
+      isOpen = isSeen;
+    }).observe(this.root);
+    const line = this.find("line");
+    useLine((kind, message) => {
+      line.hidden = !message;
+      line.dataset.kind = kind;
+      line.querySelector(".em-status-text").textContent = message;
+    });
+    line.querySelector(".em-close").addEventListener("click", clearLine);
+  }
+}
+
+const counted = (count) => `${count} LoRA${count === 1 ? "" : "s"}`;
+
+function kept() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+  } catch {
+    return {};
+  }
+}

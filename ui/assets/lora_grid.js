@@ -1,0 +1,136 @@
+// The cards. One of them takes part in the order of the Tab key, and the arrow keys move between them.
+
+import { element } from "./elements.js";
+import { address } from "./server.js";
+
+const LETTERS = 3; // of a name, where there is no picture
+
+/** does: {use, row, details}, each called with a LoRA. usedAs: (lora) -> what its tag says, null without one. */
+export function cardGrid(list, does, usedAs) {
+  const cards = new Map(); // LoRA -> its card
+  let shown = [];
+  let current = null; // the LoRA whose card the Tab key comes to
+
+  const loraOf = (target) => shown.find((lora) => cards.get(lora) === target.closest?.(".em-lora"));
+  const useButton = (lora) => cards.get(lora)?.querySelector(".em-lora-use");
+
+  list.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-do]");
+    const lora = button && loraOf(button);
+    if (!lora) return;
+    const what = button.dataset.do === "use" && event.shiftKey ? "row" : button.dataset.do;
+    does[what](lora);
+  });
+  list.addEventListener("focusin", (event) => {
+    const lora = loraOf(event.target);
+    if (lora) comeTo(lora);
+  });
+  list.addEventListener("keydown", (event) => {
+    const lora = loraOf(event.target);
+    if (!lora || event.ctrlKey || event.metaKey || event.altKey) return;
+    const at = shown.indexOf(lora);
+    const next = shown[targetOf(event.key, at)];
+    if (event.key === "i") does.details(lora);
+    else if (event.key === "Enter" && event.shiftKey) does.row(lora);
+    else if (next) focus(next);
+    else return;
+    event.preventDefault();
+  });
+
+  function targetOf(key, at) {
+    const columns = getComputedStyle(list).gridTemplateColumns.split(" ").length;
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[key];
+    if (by) return at + by;
+    return { Home: 0, End: shown.length - 1 }[key];
+  }
+
+  function comeTo(lora) {
+    setReach(current, -1);
+    current = lora;
+    setReach(current, 0);
+  }
+
+  function setReach(lora, value) {
+    for (const button of cards.get(lora)?.querySelectorAll("button") ?? []) button.tabIndex = value;
+  }
+
+  function focus(lora) {
+    comeTo(lora);
+    useButton(lora)?.focus();
+    cards.get(lora)?.scrollIntoView({ block: "nearest" });
+  }
+
+  function mark(lora) {
+    const used = usedAs(lora);
+    const card = cards.get(lora);
+    if (card.dataset.used === (used ?? undefined)) return;
+    if (used === null) delete card.dataset.used;
+    else card.dataset.used = used;
+    useButton(lora).setAttribute("aria-pressed", String(used !== null));
+    card.querySelector(".em-lora-used").textContent = used === null ? "" : used || "✓";
+  }
+
+  return {
+    show(loras) {
+      shown = loras;
+      for (const lora of loras) {
+        if (!cards.has(lora)) cards.set(lora, cardOf(lora));
+        mark(lora);
+      }
+      list.replaceChildren(...loras.map((lora) => cards.get(lora)));
+      if (!shown.includes(current)) comeTo(shown[0] ?? null);
+    },
+    /** Other LoRAs than before: what was made for the old ones is let go. */
+    forget() {
+      cards.clear();
+      current = null;
+    },
+    markAll: () => shown.forEach(mark),
+    focusFirst: () => shown.length && focus(current ?? shown[0]),
+    focus: (lora) => shown.includes(lora) && focus(lora),
+  };
+}
+
+function cardOf(lora) {
+  const card = element("li", "em-lora");
+  const use = element("button", "em-lora-use", "", {
+    type: "button",
+    "data-do": "use",
+    tabindex: "-1",
+    "aria-pressed": "false",
+    title: lora.problem || lora.title || lora.name,
+  });
+  const caption = element("span", "em-lora-caption");
+  const [folder, name] = nameParts(lora.name);
+  const chips = element("span", "em-chips");
+  if (lora.problem) chips.append(element("span", "em-chip em-chip-problem", "Problem"));
+  else if (lora.family) chips.append(element("span", "em-chip", lora.family_label || lora.family));
+  caption.append(element("span", "em-lora-name", name), chips);
+  if (folder) caption.prepend(element("span", "em-lora-folder", folder));
+  use.append(pictureOf(lora, name), caption, element("span", "em-lora-used", "", { "aria-hidden": "true" }));
+  const tools = element("span", "em-lora-tools");
+  tools.append(
+    element("button", "em-icon em-add-row", `Add ${name} as a row`, { type: "button", "data-do": "row", tabindex: "-1", title: "Add as a row" }),
+    element("button", "em-icon em-info", `Details of ${name}`, { type: "button", "data-do": "details", tabindex: "-1", title: "Details" }),
+  );
+  card.append(use, tools);
+  return card;
+}
+
+function pictureOf(lora, name) {
+  const frame = element("span", "em-lora-picture", "", { "aria-hidden": "true" });
+  if (!lora.preview) {
+    frame.append(element("span", "em-lora-letters", [...name].slice(0, LETTERS).join("")));
+    return frame;
+  }
+  const image = element("img", "", "", { alt: "", loading: "lazy", decoding: "async", src: address(lora.preview) });
+  image.addEventListener("error", () => image.replaceWith(element("span", "em-lora-letters", [...name].slice(0, LETTERS).join(""))));
+  frame.append(image);
+  return frame;
+}
+
+/** ["a/b", "c"] of "a/b/c". */
+function nameParts(name) {
+  const parts = name.split("/");
+  return [parts.slice(0, -1).join("/"), parts.at(-1)];
+}

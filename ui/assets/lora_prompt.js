@@ -1,0 +1,132 @@
+// Tags of LoRAs in the prompts of txt2img: which there are, how one comes in and how it goes out again.
+
+const TAG = /<(?:lora|lyco):([^:>]*)(?::([^>]*))?>/gi;
+const UNFIT = /[:<>]|^#|^\s|\s$/; // what a name in a tag cannot have
+const OPEN = "([{<";
+const CLOSED = ")]}>";
+
+let isTouched = false; // whether someone has put the cursor somewhere
+document.addEventListener("focusin", (event) => (isTouched ||= Boolean(event.target.closest?.("#box-prompt"))));
+
+const area = (box) => document.querySelector(`#box-${box} textarea`);
+export const promptNow = () => area("prompt")?.value ?? "";
+
+/** Call `watcher` with the prompt at every change that someone types. */
+export function watchPrompt(watcher) {
+  document.addEventListener("input", (event) => event.target.matches?.("#box-prompt textarea") && watcher(event.target.value));
+}
+
+/** [{name, rest, start, end}] of a prompt. rest: what follows the name, as written. */
+export function tagsIn(prompt) {
+  return [...prompt.matchAll(TAG)].map((found) => ({
+    name: found[1].trim(),
+    rest: found[2] ?? "",
+    start: found.index,
+    end: found.index + found[0].length,
+  }));
+}
+
+/** How the server finds a LoRA by what a tag calls it, as far as it can be known here. */
+export function finderOf(loras) {
+  const [byName, byAlias] = [new Map(), new Map()];
+  for (const lora of loras) {
+    byName.set(lora.name, lora);
+    for (const alias of new Set([lora.name.split("/").at(-1), fileName(lora.file), lora.alias].filter(Boolean))) {
+      byAlias.set(alias, byAlias.has(alias) ? null : lora); // null: several, so that it means none
+    }
+  }
+  return (name) => {
+    if (!name.startsWith("#")) return byName.get(name) ?? byAlias.get(name) ?? null;
+    const hash = name.slice(1).toLowerCase();
+    const isIt = (known) => hash.length >= 8 && Boolean(known?.toLowerCase().startsWith(hash));
+    return loras.find((lora) => isIt(lora.sha256) || isIt(lora.autov3)) ?? null;
+  };
+}
+
+/** The tag of a LoRA, by its hash where its name does not fit into one; null where it has no hash yet either. */
+export function tagOf(lora) {
+  const hash = (lora.autov3 ?? lora.sha256)?.slice(0, 12);
+  const name = UNFIT.test(lora.name) ? hash && `#${hash}` : lora.name;
+  return name ? `<lora:${name}:${weightOf(lora)}>` : null;
+}
+
+export const weightOf = (lora) => lora.preferred_weight || 1;
+
+/** Put the LoRA, and the words that it wants, into the prompts. */
+export function insertLora(lora) {
+  const prompt = area("prompt");
+  const words = lora.activation_text.trim();
+  write(prompt, inserted(prompt.value, cursorOf(prompt), `${tagOf(lora)}${words && ` ${words}`}`, Boolean(words)));
+  const negative = area("negative-prompt");
+  const unwanted = lora.negative_text.trim();
+  if (unwanted && negative && !negative.value.includes(unwanted)) {
+    write(negative, inserted(negative.value, negative.value.length, unwanted, true));
+  }
+}
+
+/** Take all tags of the LoRA out, with the words behind them. `find`: as of finderOf. */
+export function removeLora(lora, find) {
+  const prompt = area("prompt");
+  const words = lora.activation_text.trim();
+  let text = prompt.value;
+  for (const { name, start, end } of tagsIn(text).reverse()) {
+    if (find(name) !== lora) continue;
+    const behind = text.slice(end);
+    const isFollowed = words && behind.trimStart().startsWith(words);
+    text = without(text, start, isFollowed ? text.length - behind.trimStart().length + words.length : end);
+  }
+  write(prompt, { text, at: text.length });
+  const negative = area("negative-prompt");
+  const unwanted = lora.negative_text.trim();
+  const at = unwanted && negative ? negative.value.indexOf(unwanted) : -1;
+  if (at >= 0) write(negative, { text: without(negative.value, at, at + unwanted.length), at });
+}
+
+/** Put a word where the cursor is. */
+export function insertWord(word) {
+  const prompt = area("prompt");
+  write(prompt, inserted(prompt.value, cursorOf(prompt), word, true));
+}
+
+const fileName = (path) => path?.split(/[\\/]/).at(-1).replace(/\.[^.]*$/, "");
+const cursorOf = (prompt) => (isTouched ? prompt.selectionEnd : prompt.value.length);
+
+function write(field, { text, at }) {
+  if (field.value === text) return;
+  field.value = text;
+  field.setSelectionRange(at, at);
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+}
+
+/** `piece` in `text` near `at`, but in no word and no brackets. hasWords: whether it needs commas around it. */
+function inserted(text, at, piece, hasWords) {
+  const place = freePlace(text, at);
+  const [before, after] = [text.slice(0, place), text.slice(place)];
+  const comma = hasWords ? "," : "";
+  const isBehindComma = /,\s*$/.test(before);
+  const start = !before || /\s$/.test(before) ? (hasWords && /\S[^\S\n]+$/.test(before) && !isBehindComma ? ", " : "") : isBehindComma ? " " : `${comma} `;
+  const kept = start === ", " ? before.trimEnd() : before;
+  const end = !after.trim() || /^\s*[,\n]/.test(after) ? "" : /^\s/.test(after) ? comma : `${comma} `;
+  return { text: `${kept}${start}${piece}${end}${after}`, at: kept.length + start.length + piece.length };
+}
+
+function freePlace(text, at) {
+  const depthAfter = (depth, index) => {
+    if (text[index - 1] === "\\") return depth;
+    return OPEN.includes(text[index]) ? depth + 1 : CLOSED.includes(text[index]) ? Math.max(0, depth - 1) : depth;
+  };
+  let depth = 0;
+  for (let index = 0; index < at; index++) depth = depthAfter(depth, index);
+  const isInside = (index) => /[^\s,]/.test(text[index - 1] ?? " ") && /[^\s,]/.test(text[index] ?? " ");
+  while (at < text.length && (depth > 0 || isInside(at))) depth = depthAfter(depth, at++);
+  return at;
+}
+
+/** `text` without what lies between, and with one separator where there were two. */
+function without(text, start, end) {
+  const [left, right] = [text.slice(0, start), text.slice(end)];
+  const [before, after] = [left.replace(/[\s,]+$/, ""), right.replace(/^[\s,]+/, "")];
+  if (!before || !after) return before || after;
+  const gap = left.slice(before.length) + right.slice(0, right.length - after.length);
+  return `${before}${gap.includes(",") ? "," : ""}${gap.includes("\n") ? "\n" : " "}${after}`;
+}
