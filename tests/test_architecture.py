@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import backend
+from backend.adapters.formats.builtin import BUILTIN
+from backend.adapters.formats.control_lora import CONTROL_LORA
 from backend.commands import arguments, flags
 from backend.commands.foreign_flags import FOREIGN_FLAGS
 from backend.engine.catalog import Catalog
@@ -92,6 +94,12 @@ def test_everything_that_can_be_picked_by_name_is_documented(kind: str, page: st
         assert re.search(rf"^\| {re.escape(entry.label)} \| `{re.escape(entry.name)}` \|", text, re.MULTILINE), (
             entry.label
         )
+
+
+def test_every_format_of_adapters_is_documented() -> None:
+    text = (ROOT / "docs" / "formats.md").read_text("utf-8")
+    labels = [format.label for format in (*BUILTIN, CONTROL_LORA)]
+    assert [label for label in labels if f"\n| {label} |" not in text] == []
 
 
 def documented_flags() -> set[str]:

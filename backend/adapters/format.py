@@ -14,14 +14,31 @@ ALL_ROWS = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """How PEFT's OFT makes a rotation of its numbers.
+
+    num_terms: of the Neumann series that stands for the inverse in Cayley's formula; None for the inverse itself.
+    max_norm: of the numbers of one block, times the root of the number of blocks (COFT); None for no bound.
+    """
+
+    num_terms: int | None = 5
+    max_norm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """What an adapter's metadata say about its strength, where the file has no tensor for it.
+    """What an adapter's metadata say about what its tensors mean, where the file has no tensor for it.
 
     alpha: None for the rank, which is a scale of 1. is_rank_stabilised: divided by the root of the rank (rsLoRA).
+    rank: where the tensors do not tell. num_parts: how many products lie side by side in one, each with its share of
+    the ranks and with all of alpha.
     """
 
     alpha: float | None = None
     is_rank_stabilised: bool = False
+    rank: int | None = None
+    num_parts: int = 1
+    rotation: Rotation = field(default_factory=Rotation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +59,9 @@ class Part:
 
     def scale(self, rank: int) -> float:
         """Strength times alpha / rank. A file without alpha means the rank."""
-        alpha = self.alpha
-        alpha = float(rank) if alpha is None else alpha
-        return self.strength * alpha / (math.sqrt(rank) if self.scaling.is_rank_stabilised else rank)
+        share = rank / self.scaling.num_parts
+        alpha = share if self.alpha is None else self.alpha
+        return self.strength * alpha / (math.sqrt(share) if self.scaling.is_rank_stabilised else share)
 
     @property
     def alpha(self) -> float | None:
@@ -67,6 +84,14 @@ def _no_rank(_: Shapes) -> int | None:
     return None
 
 
+def _never_scales(_: Shapes, __: tuple[int, ...]) -> bool:
+    return False
+
+
+def _no_problem(_: Mapping[str, Tensor]) -> str:
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """A registered format.
@@ -77,6 +102,8 @@ class Format:
     add: adds the same to those rows, given as they are, in place; None where that is no cheaper.
     is_by_rows: whether a few rows cost no more than their share.
     needs_weight: whether the model's weight decides what is added, so that it means nothing without one.
+    problem: what is wrong with numbers whose shapes are right, for the user; "" for nothing.
+    scales_bias: whether the format changes the bias, too, of a module with tensors of these shapes.
     """
 
     name: str
@@ -88,6 +115,12 @@ class Format:
     add: Callable[[Part, slice, Tensor], None] | None = None
     is_by_rows: Callable[[Part], bool] = never
     needs_weight: bool = False
+    problem: Callable[[Mapping[str, Tensor]], str] = _no_problem
+    scales_bias: Callable[[Shapes, tuple[int, ...]], bool] = _never_scales
+
+    @property
+    def checks_numbers(self) -> bool:
+        return self.problem is not _no_problem
 
 
 def width(shape: tuple[int, ...]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,20 +14,24 @@ from torch import Tensor
 
 from backend.adapters.aliases import aliases_of, named_targets
 from backend.adapters.base_model import trained_for
+from backend.adapters.few_steps import hint_of
 from backend.adapters.format import Scaling, Shapes
 from backend.adapters.formats.builtin import format_of
+from backend.adapters.formats.control_lora import CONTROL_LORA
 from backend.adapters.formats.full import REPLACEMENT
-from backend.adapters.matching import Match, Unmatched, match
+from backend.adapters.matching import Match, Reason, Unmatched, match
 from backend.adapters.peft_config import peft_config, scaling_of
 from backend.adapters.report import AdapterReport, not_finite_error
+from backend.adapters.split_training import num_parts_of
 from backend.adapters.target import DENOISER, Target
 from backend.adapters.tensor_names import bundled_embedding, modules_of
-from backend.errors import UnsupportedCheckpoint
+from backend.errors import BadCheckpoint, UnsupportedCheckpoint
 from backend.weights.safetensors_file import open_safetensors
 from backend.weights.source import TensorSpec, WeightSource
 
 _Number = TypeVar("_Number", int, float)
 _TEXT_ENCODERS = ("lora_te", "text_encoder", "oft_te")
+_INTEGERS = frozenset(("alpha", "on_input", "bias_indices", "bias_size", "reshape_weight"))
 
 
 def open_adapter(path: Path) -> Adapter:
@@ -50,7 +55,8 @@ class Adapter:
         if not any(_is_of_an_adapter(tensors) for tensors in self.modules.values()):
             raise UnsupportedCheckpoint(
                 source.origin,
-                f"it is no LoRA: none of its {len(keys)} tensors is named like one of a LoRA or its kin. "
+                f"it is no LoRA: none of its {len(keys)} tensors is named like one of a LoRA or its kin"
+                f"{_such_as(keys)}. "
                 "If it is a checkpoint, choose it as the model.",
             )
 
@@ -75,7 +81,10 @@ class Adapter:
         return {name: self.source.spec(key).shape for name, key in self.modules[module].items()}
 
     def scaling(self, module: str) -> Scaling:
-        return scaling_of(self._config, module)
+        """What the metadata say about a module's strength, and what its trainer did without saying so."""
+        scaling = scaling_of(self._config, module)
+        num_parts = num_parts_of(self.metadata, module)
+        return scaling if num_parts == 1 else replace(scaling, num_parts=num_parts)
 
     def read(self, module: str) -> dict[str, Tensor]:
         """The module's tensors in float32, by what they are. Raises BadCheckpoint, also where they are no numbers."""
@@ -83,6 +92,9 @@ class Adapter:
         bad = tuple(self.modules[module][name] for name, tensor in tensors.items() if not tensor.isfinite().all())
         if bad:
             raise not_finite_error(self.origin, bad)
+        format = format_of(tensors)
+        if format is not None and (problem := format.problem(tensors)):
+            raise BadCheckpoint(self.origin, f"{module}: {problem}. The file is damaged; download it again.")
         return tensors
 
     def identity(self, module: str) -> str:
@@ -93,7 +105,17 @@ class Adapter:
 
     def matches(self, aliases: Mapping[str, Target]) -> list[Match | Unmatched]:
         """Every module beside a model, in the file's order."""
-        return [match(module, self.shapes(module), aliases) for module in self.modules]
+        return [
+            match(module, self.shapes(module), aliases)
+            if self._is_of_numbers(module)
+            else Unmatched(module=module, reason=Reason.NO_NUMBERS)
+            for module in self.modules
+        ]
+
+    def _is_of_numbers(self, module: str) -> bool:
+        """Integers are what some tensors are made of (alpha, places), and never those that are multiplied."""
+        keys = (key for name, key in self.modules[module].items() if name not in _INTEGERS)
+        return all(self.source.spec(key).dtype.is_floating_point for key in keys)
 
     def formats(self) -> dict[str, int]:
         """What the file is made of, label -> number of modules; the most frequent first."""
@@ -129,6 +151,8 @@ class Adapter:
             untrained=tuple(numbers.untrained) if numbers else (),
             silent=tuple(numbers.silent) if numbers else (),
             doubled=_doubled(fitting),
+            hint=hint_of(self.origin.name, self.metadata),
+            needs_control=any(found.format is CONTROL_LORA for found in fitting),
             embeddings=self.embeddings,
             others=self.others,
             num_bytes=self.num_bytes,
@@ -136,7 +160,7 @@ class Adapter:
 
 
 class _Numbers:
-    """What only the values of an adapter tell."""
+    """What only the values of an adapter tell. Raises BadCheckpoint where a format finds them to be impossible."""
 
     def __init__(self, adapter: Adapter) -> None:
         self.not_finite: list[str] = []
@@ -144,6 +168,9 @@ class _Numbers:
         self.silent: list[str] = []
         self.alphas: list[float] = []
         for module, tensors in adapter.modules.items():
+            format = format_of(tensors)
+            if format is not None and format.checks_numbers:
+                adapter.read(module)
             for name, key in tensors.items():
                 self._look_at(module, name, key, adapter.source.read(key))
 
@@ -160,8 +187,20 @@ class _Numbers:
 
 
 def _doubled(matches: Sequence[Match]) -> tuple[str, ...]:
-    found: dict[tuple[str, tuple[int, int] | None], str] = {}
-    return tuple(m.module for m in matches if found.setdefault((m.target.weight, m.target.rows), m.module) != m.module)
+    """Modules for rows that another one before them is for, too, in all or in part."""
+    taken: dict[str, list[tuple[int, int]]] = {}
+    found: list[str] = []
+    for matched in matches:
+        first, end = matched.target.rows or (0, matched.target.shape[0])
+        others = taken.setdefault(matched.target.weight, [])
+        if any(first < other_end and other < end for other, other_end in others):
+            found.append(matched.module)
+        others.append((first, end))
+    return tuple(found)
+
+
+def _such_as(keys: Sequence[str]) -> str:
+    return f" (the first is {keys[0][:200]})" if keys else ""
 
 
 def _is_of_an_adapter(tensors: Mapping[str, str]) -> bool:

@@ -297,6 +297,8 @@ class _Prepared:
         added = [self._part.tensors[name].reshape(-1) for name in ADDED_TO_BIAS[:2] if name in self._part.tensors]
         if REPLACES_BIAS in self._part.tensors:
             added.append(self._part.tensors[REPLACES_BIAS].reshape(-1) - self._weight(ALL_ROWS))
+        if "ia3_l" in self._part.tensors:
+            added.append((self._part.tensors["ia3_l"].reshape(-1) - 1) * self._weight(ALL_ROWS))
         delta = self._part.strength * torch.stack(added).sum(0) if added else torch.zeros(self._part.shape[0])
         if "up_bias" in self._part.tensors:  # of the product's second layer, so it has the product's scale
             rank = self._part.tensors["down"].shape[0] if "down" in self._part.tensors else 1

@@ -11,6 +11,10 @@ from backend.adapters.matching import Reason, Unmatched
 from backend.errors import AdapterDoesNotFit, BadCheckpoint
 
 _NAMED = 5  # modules that a text names before it counts
+_CONTROL = (
+    "It is a control LoRA: its first layer takes a control picture beside the noise, and FLUX cannot be given one yet. "
+    "It acts as with an empty one, so it does not follow anything."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,8 @@ class AdapterReport:
     ranks, alphas: lowest and highest, None where there are none. num_without_alpha: modules whose scale is 1.
     not_finite: keys of tensors with NaN or infinity. untrained: modules that add nothing, for their up is zero.
     silent: modules with an alpha of 0. doubled: modules for what another one is for, too; both count.
+    hint: what the LoRA of a distilled model needs to be used with, "" for others.
+    needs_control: whether it follows a control picture, which is not there.
     embeddings: textual inversions that come with it.
     others: keys that belong to no module.
     """
@@ -41,6 +47,8 @@ class AdapterReport:
     untrained: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     doubled: tuple[str, ...] = ()
+    hint: str = ""
+    needs_control: bool = False
     embeddings: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     num_bytes: int = 0
@@ -77,12 +85,16 @@ class AdapterReport:
         for modules, what in (
             (self.untrained, "add nothing: they were not trained"),
             (self.silent, "add nothing: their alpha is 0"),
-            (self.doubled, "are there under two names, and are added twice"),
+            (self.doubled, "are there under two names, and both are added"),
             (self.others, "are not read: their names are not known"),
         ):
             if modules:
                 found.append(f"{len(modules)} of its {'tensors' if modules is self.others else 'modules'} {what} "
                              f"({_listed(modules)}).")  # fmt: skip
+        if self.hint:
+            found.append(self.hint)
+        if self.needs_control:
+            found.append(_CONTROL)
         if self.embeddings:
             found.append(f"It brings textual inversions: {_listed(self.embeddings)}.")
         return tuple(found)

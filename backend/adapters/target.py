@@ -22,6 +22,7 @@ class Target:
     rows: first and end, where the module is a part of a fused weight.
     is_swapped: whether the adapter has the two halves of the rows in the other order (scale before shift).
     is_transposed: whether the model stores the matrix the other way round.
+    takes_latents: whether it is the first layer, which control LoRAs make wider.
     """
 
     weight: str
@@ -31,6 +32,7 @@ class Target:
     rows: tuple[int, int] | None = None
     is_swapped: bool = False
     is_transposed: bool = False
+    takes_latents: bool = False
 
     def cut(self, stored: Tensor) -> Tensor:
         """A weight or bias of the model, whole -> what the adapter takes for it. A view where nothing is swapped."""

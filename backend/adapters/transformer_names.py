@@ -126,6 +126,7 @@ def _names(specs: Mapping[str, TensorSpec], prefix: str, ends: Mapping[str, str]
         parts = _diffusers_parts(module, ends)
         if target is None or not parts:
             continue
+        target = replace(target, takes_latents=module == "img_in")
         yield Named(target=target, kohya=f"lora_unet_{flat(module)}", names=tuple(_own_names(module)))
         is_swapped = parts[0] == "norm_out.linear" or _is_last_context_norm(specs, prefix, module)
         for index, (part, rows) in enumerate(zip(parts, _part_rows(target, len(parts)), strict=True)):

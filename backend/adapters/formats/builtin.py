@@ -8,13 +8,34 @@ from backend.adapters.format import Format
 from backend.adapters.formats.dora import weight_decomposed
 from backend.adapters.formats.full import FULL, REPLACEMENT
 from backend.adapters.formats.glora import GLORA
-from backend.adapters.formats.ia3 import IA3
+from backend.adapters.formats.ia3 import IA3, PEFT_IA3
 from backend.adapters.formats.loha import LOHA
 from backend.adapters.formats.lokr import LOKR
 from backend.adapters.formats.lora import LORA
 from backend.adapters.formats.oft import OFT
+from backend.adapters.formats.peft_boft import PEFT_BOFT
+from backend.adapters.formats.peft_oft import PEFT_OFT
+from backend.adapters.formats.sparse import SPARSE
+from backend.adapters.formats.stored_rotation import STORED_ROTATION
+from backend.adapters.formats.tlora import TLORA
 
-BUILTIN = (weight_decomposed((LORA, LOHA, LOKR)), LORA, LOHA, LOKR, GLORA, OFT, FULL, IA3, REPLACEMENT)
+BUILTIN = (
+    weight_decomposed((LORA, LOHA, LOKR)),
+    SPARSE,
+    LORA,
+    LOHA,
+    LOKR,
+    GLORA,
+    OFT,
+    STORED_ROTATION,
+    PEFT_OFT,
+    PEFT_BOFT,
+    TLORA,
+    FULL,
+    IA3,
+    PEFT_IA3,
+    REPLACEMENT,
+)
 
 
 def format_of(names: Collection[str]) -> Format | None:

@@ -2,44 +2,47 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from backend.adapters.format import Format, Part, Shapes, always, as_matrix, width
+from backend.adapters.format import Format, Part, Shapes, always, as_matrix, tucker, width
 
 _TENSORS = {"a1", "a2", "b1", "b2"}
+_SWAPPED = {"a1": "a2", "a2": "a1", "b1": "b2", "b2": "b1"}
 
 
 def _delta(part: Part, rows: slice) -> Tensor:
-    """(alpha / r) (W @ a1 @ a2 + b1 @ b2); files of before LyCORIS 2 hold the factors of each product swapped."""
-    a1, a2, b1, b2 = (part.tensors[name] for name in ("a1", "a2", "b1", "b2"))
-    if _is_old(_shapes(part), part.shape):
-        a1, a2, b1, b2 = a2, a1, b2, b1
-    weight = as_matrix(part.weight(rows))
-    return part.shaped(part.scale(a1.shape[1]) * (weight @ a1 @ a2 + b1[rows] @ b2))
+    """(alpha / r) (W @ a1 @ a2 + b1 @ b2); files of before LyCORIS 2 hold the factors of each product swapped.
+
+    Of a convolution the first product mixes its input channels; the second may have a core (Tucker).
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in part.tensors.items()}
+    names = _SWAPPED if _is_product({new: shapes[old] for new, old in _SWAPPED.items()}, part.shape) else {}
+    a1, a2, b1, b2 = (part.tensors[names.get(name, name)] for name in ("a1", "a2", "b1", "b2"))
+    through = as_matrix(a1) @ as_matrix(a2)
+    weight = torch.einsum("oi...,ij->oj...", part.weight(rows), through)
+    if "bm" in part.tensors:
+        added = tucker(part.tensors["bm"], as_matrix(b1)[rows], as_matrix(b2))
+    else:
+        added = part.shaped(as_matrix(b1)[rows] @ as_matrix(b2))
+    return part.scale(a1.shape[1]) * (weight + added)
 
 
-def _shapes(part: Part) -> Shapes:
-    return {name: tuple(part.tensors[name].shape) for name in _TENSORS}
-
-
-def _is_new(shapes: Shapes, shape: tuple[int, ...]) -> bool:
-    """a1 [in, r], a2 [r, in], b1 [out, r], b2 [r, in]."""
-    (a1, a2, b1, b2), inputs = (shapes[name] for name in ("a1", "a2", "b1", "b2")), width(shape)
-    return (
-        a1[0] == inputs == a2[1] == b2[1] and b1[0] == shape[0] and a1[1] == a2[0] and b1[1] == b2[0]
-    )  # fmt: skip
-
-
-def _is_old(shapes: Shapes, shape: tuple[int, ...]) -> bool:
-    """Where a rank as large as the weight makes both possible, files of a square weight are old ones."""
-    swapped = {"a1": shapes["a2"], "a2": shapes["a1"], "b1": shapes["b2"], "b2": shapes["b1"]}
-    return _is_new(swapped, shape)
+def _is_product(shapes: Shapes, shape: tuple[int, ...]) -> bool:
+    """a1 [in, r], a2 [r, in], b1 [out, r], b2 [r, in, ...]; of convolutions all with the sides of their kernels."""
+    (a1, a2, b1, b2), inputs = (shapes[name] for name in ("a1", "a2", "b1", "b2")), shape[1]
+    core = shapes.get("bm")
+    ends = width(b2) == (inputs if core else width(shape)) and (core is None or core == (b1[1], b2[0], *shape[2:]))
+    through = a1[:2] == (inputs, a2[0]) and a2[1] == inputs and width(a1) == a2[0] and width(a2) == inputs
+    return ends and through and b1[:2] == (shape[0], b2[0]) and width(b1) == b2[0]
 
 
 def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
-    if len(shape) < 2 or any(len(shapes[name]) != 2 or not min(shapes[name]) for name in _TENSORS):
+    """Where a rank as large as the weight makes both orders possible, files of a square weight are old ones."""
+    if len(shape) < 2 or any(len(shapes[name]) < 2 or not min(shapes[name]) for name in _TENSORS):
         return False
-    return _is_new(shapes, shape) or _is_old(shapes, shape)
+    swapped = {new: shapes[old] for new, old in _SWAPPED.items()}
+    return _is_product(shapes, shape) or _is_product(swapped, shape)
 
 
 def _rank(shapes: Shapes) -> int | None:

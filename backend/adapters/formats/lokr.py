@@ -13,7 +13,8 @@ from backend.adapters.format import Format, Part, Shapes, tucker
 def _delta(part: Part, rows: slice) -> Tensor:
     """kron(w1, w2), times alpha / r where one of both is a product."""
     w1, w2 = _factor(part, 1), _factor(part, 2)
-    scale = part.scale(rank) if (rank := _rank(_shapes(part))) else part.strength
+    rank = _rank(_shapes(part)) or part.scaling.rank  # PEFT scales whole factors, too
+    scale = part.scale(rank) if rank else part.strength
     if len(part.shape) == 4:
         w2 = w2.reshape(w2.shape[0], part.shape[1] // w1.shape[1], *part.shape[2:])
         w1 = w1[:, :, None, None]

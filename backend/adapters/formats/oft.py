@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ def _oft_delta(part: Part, rows: slice) -> Tensor:
     weight = part.weight(ALL_ROWS)
     rotations = _weighted(_rotations(part.tensors["oft_blocks"], _constraint(part)), part.strength)
     blocks = weight.reshape(rotations.shape[0], rotations.shape[1], -1)
-    return (_rescaled(part, (rotations.mT @ blocks).reshape(part.shape)) - weight)[rows]
+    return (rescaled(part, (rotations.mT @ blocks).reshape(part.shape)) - weight)[rows]
 
 
 def _boft_delta(part: Part, rows: slice) -> Tensor:
@@ -27,7 +29,7 @@ def _boft_delta(part: Part, rows: slice) -> Tensor:
         gathered = out.reshape(-1, 2, distance, out.shape[1]).transpose(1, 2)
         turned = rotations @ gathered.reshape(num_blocks, size, out.shape[1])
         out = turned.reshape(gathered.shape).transpose(1, 2).reshape(out.shape)
-    return (_rescaled(part, out.reshape(part.shape)) - weight)[rows]
+    return (rescaled(part, out.reshape(part.shape)) - weight)[rows]
 
 
 def _rotations(blocks: Tensor, constraint: float) -> Tensor:
@@ -49,7 +51,8 @@ def _weighted(rotations: Tensor, strength: float) -> Tensor:
     return torch.lerp(torch.eye(rotations.shape[-1]).expand_as(rotations), rotations, strength)
 
 
-def _rescaled(part: Part, rotated: Tensor) -> Tensor:
+def rescaled(part: Part, rotated: Tensor) -> Tensor:
+    """Rows times their scales, where the file has some; the strength weighs them like the rotations."""
     if "rescale" not in part.tensors:
         return rotated
     factor = 1 + part.strength * (part.tensors["rescale"].reshape(-1) - 1)
@@ -60,6 +63,8 @@ def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
     """The blocks of a stage cover all rows once."""
     blocks = shapes["oft_blocks"]
     if len(blocks) not in (3, 4) or len(shape) < 2 or blocks[-1] != blocks[-2]:
+        return False
+    if math.prod(shapes.get("rescale", shape[:1])) != shape[0] or not min(blocks):
         return False
     is_whole = blocks[-3] * blocks[-2] == shape[0]
     widest = 2 ** (blocks[0] - 1) * blocks[-1] if len(blocks) == 4 else 1
