@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from backend.adapters.aliases import aliases_of, named_targets, specs_of
 from backend.adapters.format import ALL_ROWS, Format, Part
 from backend.adapters.lora_file import Adapter
 from backend.adapters.matching import ADDED_TO_BIAS, REPLACES_BIAS, Match
-from backend.adapters.target import DENOISER, Target
+from backend.adapters.target import DENOISER, Target, swapped_halves
+from backend.weights.low_rank import Factors, LowRank, Product
 from backend.weights.packing import Packing
 from backend.weights.source import PlainStorage, TensorSpec, WeightSource
 
@@ -67,6 +68,13 @@ class _Change:
         target = (self.target.rows, self.target.is_swapped, self.target.is_transposed)
         how = (self.format.name if self.format else "bias", target, self.strength, self.max_rank)
         return f"{self.adapter.identity(self.module)} {how}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which its numbers can be held beside a weight without rounding them."""
+        specs = [self.adapter.source.spec(key) for key in self.adapter.modules[self.module].values()]
+        is_wide = any(spec.dtype.itemsize > 2 for spec in specs if spec.num_elements > 1)
+        return torch.float32 if is_wide else torch.float16
 
 
 class Deltas:
@@ -118,6 +126,17 @@ class Deltas:
         original = Original(self._source, key)
         return Delta([_Prepared(change, original) for change in self._changes[key]])
 
+    def low_rank_of(self, key: str) -> LowRank | None:
+        """What is added to a weight as products of narrow matrices, by shapes alone; None where that is not possible,
+        or takes more memory than `LowRank` is there to save."""
+        changes = self._changes[key]
+        shape, original = self._source.spec(key).shape, Original(self._source, key)
+        products = [product for change in changes if (product := _product(change, original)) is not None]
+        if len(products) < len(changes) or len(shape) < 2:
+            return None
+        dtype = torch.float32 if any(change.dtype == torch.float32 for change in changes) else torch.float16
+        return LowRank(width=math.prod(shape[1:]), dtype=dtype, products=tuple(products))
+
     def _add(self, use: PlacedAdapter, found: Match) -> None:
         for key, format in ((found.target.weight, found.format), (found.target.bias, None)):
             is_wanted = found.format is not None if key == found.target.weight else found.changes_bias
@@ -145,9 +164,10 @@ def patched(
 ) -> WeightSource:
     """The model with adapters; the source itself where none of them touches it.
 
-    Touched weights are computed in float32 and rounded once, to the type that they are stored as. Where that has
-    eight bits or is packed, they become numbers of `wide_dtype`: rounded to eight bits, most of what an adapter adds
-    would be lost. Reads nothing yet. Raises UnknownName; reading raises BadCheckpoint.
+    Touched weights are computed in float32 and rounded once, to the type that they are stored as. Rounded to eight bits
+    or fewer, most of what an adapter adds would be lost: packed weights stay as they are, and products are kept beside
+    them (backend/weights/low_rank.py); what is no product makes numbers of `wide_dtype` of them (`Patched.widened`).
+    Reads nothing yet. Raises UnknownName; reading raises BadCheckpoint.
     """
     deltas = Deltas(source, uses, family)
     return Patched(source, deltas, wide_dtype) if deltas.keys else source
@@ -159,7 +179,14 @@ class Patched(PlainStorage):
     def __init__(self, source: WeightSource, deltas: Deltas, wide_dtype: torch.dtype) -> None:
         self._source = source
         self._wide_dtype = wide_dtype
+        self._packings: dict[str, Packing | None] = {}  # of touched weights
         self.deltas = deltas
+
+    @cached_property
+    def widened(self) -> tuple[str, ...]:
+        """Packed weights that take as much memory as unpacked ones, because what is added to them is no product."""
+        keys = [key for key in self.keys() if key in self.deltas.keys]
+        return tuple(key for key in keys if self._source.packing(key) is not None and self.packing(key) is None)
 
     def keys(self) -> Sequence[str]:
         return self._source.keys()
@@ -191,19 +218,23 @@ class Patched(PlainStorage):
             out[rows].copy_(piece if out.dtype == dtype else piece.to(dtype))
 
     def packing(self, key: str) -> Packing | None:
-        return None if key in self.deltas.keys else self._source.packing(key)
+        if key not in self.deltas.keys:
+            return self._source.packing(key)
+        if key not in self._packings:
+            self._packings[key] = self._with_products(key)
+        return self._packings[key]
 
     def storage_bytes(self, key: str) -> int:
-        return super().storage_bytes(key) if key in self.deltas.keys else self._source.storage_bytes(key)
+        return self._source.storage_bytes(key) if self._is_stored(key) else super().storage_bytes(key)
 
     def read_storage(self, key: str) -> Tensor:
-        return super().read_storage(key) if key in self.deltas.keys else self._source.read_storage(key)
+        return self._source.read_storage(key) if self._is_stored(key) else super().read_storage(key)
 
     def read_storage_into(self, key: str, out: Tensor) -> None:
-        if key in self.deltas.keys:
-            super().read_storage_into(key, out)
-        else:
+        if self._is_stored(key):
             self._source.read_storage_into(key, out)
+        else:
+            super().read_storage_into(key, out)
 
     def identity(self, key: str) -> str:
         base = self._source.identity(key)
@@ -211,6 +242,21 @@ class Patched(PlainStorage):
             return base
         content = f"{base}\0{self.deltas.identity_of(key)}\0{self.spec(key).dtype}"
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def _is_stored(self, key: str) -> bool:
+        """Whether the bytes are those of the source, perhaps with something beside them."""
+        return key not in self.deltas.keys or self.packing(key) is not None
+
+    def _with_products(self, key: str) -> Packing | None:
+        packing = self._source.packing(key)
+        low_rank = None if packing is None else self.deltas.low_rank_of(key)
+        if packing is None or low_rank is None:
+            return None
+        if packing.low_rank is not None:
+            low_rank = packing.low_rank.joined(low_rank)
+        if self._source.storage_bytes(key) + low_rank.num_bytes >= self.spec(key).num_bytes:
+            return None
+        return replace(packing, low_rank=low_rank)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -230,7 +276,8 @@ class Original:
 
     @cached_property
     def _packing(self) -> Packing | None:
-        return self._source.packing(self._key)
+        packing = self._source.packing(self._key)
+        return None if packing is None or packing.low_rank is not None else packing
 
     @cached_property
     def _stored(self) -> Tensor:
@@ -287,6 +334,14 @@ class _Prepared:
         else:
             place.add_(self._format.delta(self._part, wanted))
 
+    def factors(self) -> Factors:
+        """Of a format that is a product, for the rows of the weight that it is added to."""
+        assert self._format is not None
+        assert self._format.product is not None
+        found = self._format.product.factors(self._part)
+        up = swapped_halves(found.up) if self._target.is_swapped else found.up
+        return replace(found, up=found.down.mT, down=up.mT) if self._target.is_transposed else replace(found, up=up)
+
     @cached_property
     def _whole(self) -> Tensor:
         """Of formats that can do no less, and of biases."""
@@ -316,6 +371,18 @@ class _Prepared:
     def _is_needed(self, name: str) -> bool:
         is_of_bias = name in ADDED_TO_BIAS or name == REPLACES_BIAS
         return not is_of_bias or self._format is None
+
+
+def _product(change: _Change, original: Original) -> Product | None:
+    if change.format is None or change.format.product is None:
+        return None
+    low, high = change.target.rows or (0, original.shape[0])
+    return Product(
+        rows=(low, high),
+        rank=change.format.product.ranks(change.adapter.shapes(change.module), change.max_rank),
+        read=lambda: _Prepared(change, original).factors(),
+        within=(0, high - low),
+    )
 
 
 def pieces(shape: tuple[int, ...]) -> Iterator[slice]:

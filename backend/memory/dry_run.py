@@ -74,7 +74,7 @@ def dry_run(part: Part, call: Call) -> CallCost:
 def _unpack_nothing(leaf: Leaf) -> None:
     """Have packed weights become tensors of the right shape: unpacking looks into contents, of which there are none."""
     for tensor in leaf.tensors:
-        if tensor.layout.packing is not None and isinstance(leaf.module, Packable):
+        if tensor.layout.packing is not None and isinstance(leaf.module, Packable) and tensor.slot is not None:
             columns = tensor.slot.shape[1:]
             leaf.module.unpack_weight = lambda rows, dtype, columns=columns: rows.new_empty(
                 (rows.shape[0], *columns), dtype=dtype

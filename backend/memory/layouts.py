@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from backend.weights.packing import Packable, Packing
+from backend.weights.low_rank import LowRank
+from backend.weights.packing import Adaptable, Packable, Packing
 from backend.weights.source import TensorSpec, WeightSource
 
 
@@ -31,6 +32,7 @@ class Layout:
     """How a weight is held. is_channels_last: a kernel. is_as_stored: on the host a view of the file will do.
 
     packing: of rows [rows, row_bytes] of uint8, which is then the shape here.
+    low_rank: of products [bytes] of uint8 that are added to a packed weight, and lie beside it.
     """
 
     shape: tuple[int, ...]
@@ -38,6 +40,7 @@ class Layout:
     is_channels_last: bool = False
     is_as_stored: bool = False
     packing: Packing | None = None
+    low_rank: LowRank | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -47,7 +50,8 @@ class Layout:
     def way(self) -> str:
         """Equal for weights that are held in the same way."""
         packing = "" if self.packing is None else f"{self.packing.name} {self.packing.row_bytes}"
-        return f"{self.shape} {self.dtype} {self.is_channels_last} {packing}"
+        products = "" if self.low_rank is None else self.low_rank.way
+        return f"{self.shape} {self.dtype} {self.is_channels_last} {packing} {products}"
 
     def empty(self, device: torch.device) -> Tensor:
         """Memory of its own."""
@@ -68,7 +72,9 @@ class Layout:
 
     def read_into(self, source: WeightSource, key: str, out: Tensor) -> None:
         """Fill `out`, of this layout and on any device. Raises BadCheckpoint."""
-        if self.packing is None:
+        if self.low_rank is not None:
+            self.low_rank.read_into(out)
+        elif self.packing is None:
             source.read_into(key, out)
         else:
             source.read_storage_into(key, out.flatten())
@@ -77,10 +83,19 @@ class Layout:
 def layout_in(owner: nn.Module, attribute: str, source: WeightSource, key: str, target: Target) -> Layout:
     """How the weight that `owner` has as `attribute` is to be held."""
     packing = source.packing(key) if attribute == "weight" and isinstance(owner, Packable) else None
-    if packing is None:
+    if packing is None or (packing.low_rank is not None and not isinstance(owner, Adaptable)):
         return layout_of(source.spec(key), target)
     shape = (source.spec(key).shape[0], packing.row_bytes)
     return Layout(shape, torch.uint8, is_as_stored=target.device.type == "cpu", packing=packing)
+
+
+def layout_beside(layout: Layout, target: Target) -> Layout | None:
+    """How products are to be held that are added to a weight which is held by `layout`; None where there are none."""
+    low_rank = None if layout.packing is None else layout.packing.low_rank
+    if low_rank is None:
+        return None
+    held = low_rank.held_as(target.dtype) if target.dtype.itemsize == 2 else low_rank
+    return Layout((held.num_bytes,), torch.uint8, low_rank=held)
 
 
 def layout_of(spec: TensorSpec, target: Target) -> Layout:
@@ -95,6 +110,9 @@ def layout_of(spec: TensorSpec, target: Target) -> Layout:
 
 def put(owner: nn.Module, attribute: str, layout: Layout, weight: Tensor, *, is_parameter: bool) -> None:
     """Make a weight that was held by `layout` an attribute of its layer."""
+    if layout.low_rank is not None and isinstance(owner, Adaptable):
+        owner.low_rank = layout.low_rank.within(weight)
+        return
     if isinstance(owner, Packable) and attribute == "weight":
         owner.unpack_weight = None if layout.packing is None else layout.packing.unpack
     setattr(owner, attribute, nn.Parameter(weight, requires_grad=False) if is_parameter else weight)

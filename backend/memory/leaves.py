@@ -10,25 +10,26 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from backend.memory.layouts import Layout, layout_in, put
+from backend.memory.layouts import Layout, layout_beside, layout_in, put
 from backend.memory.matching_keys import check_keys
 from backend.memory.part import Part
 from backend.weights.source import WeightSource
 
 _TENSOR_STEP = 64  # bytes: what vector units like best
 _LEAF_STEP = 512  # bytes: what device allocators count in
+_LOW_RANK = "low_rank"  # what layers call the products that are added to their weight
 
 
 @dataclass(frozen=True)
 class LeafTensor:
-    """A weight of a layer. key: its name in the source. offset: in the bytes of the layer. slot: what is in its place
-    while it is not in memory."""
+    """A weight of a layer, or what is added to one. key: the weight's name in the source. offset: in the bytes of the
+    layer. slot: what is in its place while it is not in memory."""
 
     attribute: str
     key: str
     layout: Layout
     offset: int
-    slot: Tensor
+    slot: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,9 @@ def _leaf(owner: nn.Module, name: str, slots: Mapping[str, tuple[str, Tensor]], 
         layout = layout_in(owner, attribute, part.source, key, part.target)
         tensors.append(LeafTensor(attribute, key, layout, end, slot))
         end = _rounded_up(end + layout.num_bytes, _TENSOR_STEP)
+        if (beside := layout_beside(layout, part.target)) is not None:
+            tensors.append(LeafTensor(_LOW_RANK, key, beside, end, None))
+            end = _rounded_up(end + beside.num_bytes, _TENSOR_STEP)
     has_children = next(owner.children(), None) is not None
     return Leaf(name, owner, tuple(tensors), _rounded_up(end, _LEAF_STEP), has_children, part.source)
 

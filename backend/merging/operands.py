@@ -98,7 +98,7 @@ class StoredWeight:
     def windows(self, bounds: Iterable[Rows], buffers: Buffers) -> Iterator[Tensor]:
         shape = self.shape or (1,)
         packing = self.source.packing(self.key)
-        if packing is not None:
+        if packing is not None and packing.low_rank is None:
             rows = self.source.read_storage(self.key).view(-1, packing.row_bytes)
             for start, stop in bounds:
                 yield packing.unpack(rows[start:stop], torch.float32)

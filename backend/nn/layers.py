@@ -181,12 +181,26 @@ def _precise_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor
 
 def outputs_of(layer: Linear | Conv2d, x: Tensor, spans: Sequence[range]) -> tuple[Tensor, ...]:
     """Some of the outputs, for each span, of a linear layer or of a convolution of 1 x 1 for tokens [..., channels]."""
-    outputs = tuple(_products(layer, x, span) for span in spans)
-    if layer.low_rank is not None:
-        hidden = narrowed(layer.low_rank, x)
-        for span, output in zip(spans, outputs, strict=True):
-            add_products(layer.low_rank, hidden, output.view(-1, len(span)), span.start)
-    return outputs
+    if layer.low_rank is None:
+        return tuple(_products(layer, x, span) for span in spans)
+    hidden = narrowed(layer.low_rank, x)
+    return tuple(_adapted_products(layer, layer.low_rank, hidden, x, span) for span in spans)
+
+
+def _adapted_products(layer: Linear | Conv2d, low_rank: LowRank, hidden: Tensor, x: Tensor, outputs: range) -> Tensor:
+    """What is added comes first and the layer's own product is added to it: the sum is rounded once. Rounded before,
+    it would be left as it is by everything that is smaller than half of its last digit."""
+    rows = x.reshape(-1, x.shape[-1])
+    out = hidden.new_zeros(rows.shape[0], len(outputs))
+    add_products(low_rank, hidden, out, outputs.start)
+    start = 0
+    for weight, bias in _parts(layer, x, outputs):
+        place = out[:, start : start + weight.shape[0]]
+        place.addmm_(rows, weight.flatten(1).mT)
+        if bias is not None:
+            place.add_(bias)
+        start += weight.shape[0]
+    return out.view(*x.shape[:-1], -1)
 
 
 def _products(layer: Linear | Conv2d, x: Tensor, outputs: range) -> Tensor:

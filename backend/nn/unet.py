@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.attention import Attend, AttentionPlace, attention
-from backend.nn.layers import Conv2d, GroupNorm, LayerNorm, Linear, SiLU, rows_at_a_time, widened
+from backend.nn.layers import Conv2d, GroupNorm, LayerNorm, Linear, SiLU, outputs_of, rows_at_a_time
 
 # Shapes: B batch, C channels, H x W latent size, N = H * W tokens, M context tokens, D head width. Of B images, B / G
 # consecutive ones share each of the G rows of a context or vector.
@@ -284,8 +284,7 @@ class PixelLinear(Conv2d):
         super().__init__(channels, out_channels, 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        assert self.bias is not None
-        return F.linear(input, widened(self.weight.flatten(1), input), widened(self.bias, input))
+        return outputs_of(self, input, [range(self.out_channels)])[0]
 
 
 class TransformerBlock(nn.Module):

@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from backend.weights.low_rank import LowRank, Placed
+
 Unpack = Callable[[Tensor, torch.dtype], Tensor]
 _PIECE = 2**20  # numbers unpacked at a time
 
@@ -21,11 +23,14 @@ class Packing:
     row_bytes: of one row. Rows know nothing of each other, so that any of them can be unpacked alone.
     unpack: some rows [R, row_bytes] of uint8, on any device, and a floating-point type -> [R, *shape[1:]] of that type
     on the same device: what is exact in float32, rounded once.
+    low_rank: what is to be added to the unpacked numbers, None for nothing. The source adds it where it is asked for
+    numbers (`read`, `read_into`).
     """
 
     name: str
     row_bytes: int
     unpack: Unpack
+    low_rank: LowRank | None = None
 
 
 @runtime_checkable
@@ -37,6 +42,13 @@ class Packable(Protocol):
     """
 
     unpack_weight: Unpack | None
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A layer (backend/nn) that can add products to what its parameter `weight` gives, which stays as it is."""
+
+    low_rank: Placed | None
 
 
 def unpack_into(packing: Packing, stored: Tensor, out: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -59,7 +59,10 @@ class Viewed:
 
     def packing(self, key: str) -> Packing | None:
         view = self._views[key]
-        return None if view.transposed else self._source.packing(view.key)
+        packing = None if view.transposed else self._source.packing(view.key)
+        if packing is None or packing.low_rank is None or view.rows is None:
+            return packing
+        return replace(packing, low_rank=packing.low_rank.cut(*view.rows))
 
     def storage_bytes(self, key: str) -> int:
         view = self._views[key]

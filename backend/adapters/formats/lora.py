@@ -5,9 +5,11 @@ Hu et al. 2021, arXiv:2106.09685; LyCORIS, arXiv:2309.14859; rsLoRA, arXiv:2312.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from backend.adapters.format import Format, Part, Shapes, always, as_matrix, tucker, width
+from backend.adapters.format import AsProduct, Format, Part, Shapes, always, as_matrix, tucker, width
+from backend.weights.low_rank import Factors
 
 
 def _delta(part: Part, rows: slice) -> Tensor:
@@ -33,6 +35,21 @@ def _factors(part: Part, rows: slice) -> tuple[Tensor, Tensor]:
     return part.scale(down.shape[0]) * up[:, :count], down[:count]
 
 
+def _product(part: Part) -> Factors:
+    """A core is multiplied into down."""
+    up, down = as_matrix(part.tensors["up"]), as_matrix(part.tensors["down"])
+    scale = part.scale(down.shape[0])
+    if "mid" in part.tensors:
+        return Factors(up=up, down=torch.einsum("mnkl,ni->mikl", part.tensors["mid"], down).flatten(1), scale=scale)
+    return Factors(up=up[:, : part.max_rank], down=down[: part.max_rank], scale=scale)
+
+
+def _num_ranks(shapes: Shapes, max_rank: int | None) -> int:
+    if "mid" in shapes:
+        return shapes["mid"][0]
+    return min(shapes["down"][0], max_rank or shapes["down"][0])
+
+
 def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
     up, down = shapes["up"], shapes["down"]
     if len(up) < 2 or len(down) < 2 or len(shape) < 2 or up[0] != shape[0] or not down[0]:
@@ -56,4 +73,5 @@ LORA = Format(
     rank=_rank,
     add=_add,
     is_by_rows=always,
+    product=AsProduct(ranks=_num_ranks, factors=_product),
 )
