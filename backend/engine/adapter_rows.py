@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from backend.adapter_row import AdapterRow
+from backend.adapter_row import AdapterRow, NameHash
 from backend.engine.adapted_model import AdaptableModel
 from backend.engine.adapter_reports import AdapterReports
 from backend.engine.library import Library, LoraEntry
@@ -17,16 +16,20 @@ from backend.pipeline.planned_adapters import PlannedAdapter, PlannedAdapters
 from backend.recipe import AdapterUse, FileRef
 from backend.request import GenerationRequest
 
+from backend.text.network_tags import NetworkTag, read_tags
+from backend.weights.hashing import SHORT_OF_TENSORS
 _REFINER = "sdxl-refiner"
+_LORA = "lora"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WantedAdapter:
-    """A file that was found. tag: see `PlannedAdapter`."""
+    """A file that was found. tag: what asks for it in the prompt, None for a row. short_hash: see `PlannedAdapter`."""
 
     row: AdapterRow
     path: Path
-    tag: str = ""
+    short_hash: str
+    tag: NetworkTag | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,8 @@ class ResolvedAdapters:
     """What a request asks for, as the library knows it.
 
     wanted: what acts: tags in their order, then rows. rows: those of the request, also without effect.
-    words, negative_words: the prompts without tags. skipped: names that were not found. notices: for the user.
+    words, negative_words: the prompts without tags. name_hashes: of the names in tags, all that are known.
+    skipped: names that were not found. notices: for the user.
     """
 
     words: str
@@ -42,6 +46,7 @@ class ResolvedAdapters:
     wanted: tuple[WantedAdapter, ...] = ()
     rows: tuple[AdapterRow, ...] = ()
     skipped: tuple[str, ...] = ()
+    name_hashes: tuple[NameHash, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -50,20 +55,23 @@ def resolve_adapters(request: GenerationRequest, library: Library) -> ResolvedAd
 
     Raises UnknownName and AmbiguousName, which list what there is, unless the request skips what is missing.
     """
-    finder = _Finder(library, skips_missing=request.skips_missing_adapters)
+    prompt, negative = read_tags(request.prompt), read_tags(request.negative_prompt)
+    finder = _Finder(library, request.skips_missing_adapters, {known.name: known.hash for known in request.name_hashes})
+    tags = [finder.tag(tag) for tag in prompt.tags]
     rows = [finder.row(row) for row in request.adapters]
     return ResolvedAdapters(
-        words=request.prompt,
-        negative_words=request.negative_prompt,
-        wanted=tuple(found for _, found in rows if found is not None),
+        words=prompt.words,
+        negative_words=negative.words,
+        wanted=(*(found for found in tags if found), *(found for _, found in rows if found)),
         rows=tuple(row for row, _ in rows),
         skipped=tuple(finder.skipped),
-        notices=tuple(finder.notices),
+        name_hashes=tuple(NameHash(name=name, hash=digits) for name, digits in finder.name_hashes.items()),
+        notices=(*prompt.notices, *map(_without_effect, negative.tags), *finder.notices),
     )
 
 
 def plan_adapters(
-    resolved: ResolvedAdapters, request: GenerationRequest, models: Sequence[AdaptableModel], reports: AdapterReports
+    resolved: ResolvedAdapters, *, skips_missing: bool, models: Sequence[AdaptableModel], reports: AdapterReports
 ) -> PlannedAdapters:
     """Look at every file beside its model. models: the first, and that of the refiner.
 
@@ -74,8 +82,8 @@ def plan_adapters(
         negative_words=resolved.negative_words,
         acting=tuple(_planned(wanted, models, reports) for wanted in resolved.wanted),
         rows=resolved.rows,
-        name_hashes=request.name_hashes,
-        skips_missing=request.skips_missing_adapters,
+        name_hashes=resolved.name_hashes,
+        skips_missing=skips_missing,
         skipped=resolved.skipped,
     )
 
@@ -101,34 +109,69 @@ def _planned(wanted: WantedAdapter, models: Sequence[AdaptableModel], reports: A
     model = models[-1] if is_for_refiner else models[0]
     report = reports.report(wanted.path, model)
     report.require_fit()
-    if wanted.row.use.weights is not None:
-        check_weights(wanted.row.use.weights, model.layout, f"LoRA {wanted.row.use.file.name}")
-    return PlannedAdapter(row=wanted.row, report=report, tag=wanted.tag, is_for_refiner=is_for_refiner)
+    return PlannedAdapter(
+        row=_with_weights(wanted, model),
+        report=report,
+        tag=wanted.tag.name if wanted.tag else "",
+        short_hash=wanted.short_hash,
+        is_for_refiner=is_for_refiner,
+    )
+
+
+def _with_weights(wanted: WantedAdapter, model: AdaptableModel) -> AdapterRow:
+    """The row with the weights by block that its tag writes as text. Raises RequestError."""
+    row, tag = wanted.row, wanted.tag
+    if tag is not None and (tag.block_weights or tag.elemental):
+        weights = block_weights(tag.block_weights, tag.elemental, model.layout, x=tag.x, drawn_from=tag.text)
+        return replace(row, use=replace(row.use, weights=weights))
+    if row.use.weights is not None:
+        check_weights(row.use.weights, model.layout, f"LoRA {row.use.file.name}")
+    return row
+
+
+def _without_effect(tag: NetworkTag) -> str:
+    return f"{tag.text} stands in the negative prompt, where it has no effect."
 
 
 @dataclass
 class _Finder:
-    """Finds files; `skipped` and `notices` fill on the way."""
+    """Finds files. `name_hashes`, at first those that are known of names, `skipped` and `notices` fill on the way."""
 
     library: Library
     skips_missing: bool
     skipped: list[str] = field(default_factory=list[str])
+    name_hashes: dict[str, str]
     notices: list[str] = field(default_factory=list[str])
 
     def row(self, row: AdapterRow) -> tuple[AdapterRow, WantedAdapter | None]:
-        """The row as the library names its file, and the file if it acts. Raises UnknownName, AmbiguousName."""
+    def tag(self, tag: NetworkTag) -> WantedAdapter | None:
+        """None for one that adds nothing. Raises UnknownName, AmbiguousName."""
+        use = AdapterUse(
+            file=FileRef(name=tag.name),
+            strength=tag.strength,
+            text_encoder_strength=tag.text_encoder_strength,
+            max_rank=tag.max_rank,
+        )
+        row = AdapterRow(use=use, curve=tag.curve)
         if not acts(row):
-            return row, None
-        entry = self._entry(row.use.file)
-        if entry is None:
-            return row, None
-        found = _with_file(row, FileRef(name=entry.name, sha256=self.library.hash_of(entry.path)))
-        return found, WantedAdapter(row=found, path=entry.path)
+        if tag.kind != _LORA:
+            return self._missing(tag.name, UnknownName("hypernetwork", tag.name, []))
+        wanted = self._wanted(row, self.name_hashes.get(tag.name, ""))
+        if wanted is None:
+        self.name_hashes[tag.name] = wanted.row.use.file.sha256
+        return replace(wanted, tag=tag)
 
-    def _entry(self, file: FileRef) -> LoraEntry | None:
-        """None for one that is missing and may be."""
+        """The row as the library names its file, and the file if it acts. Raises UnknownName, AmbiguousName."""
+        wanted = self._wanted(row, row.use.file.sha256) if acts(row) else None
+        return (row, None) if wanted is None else (wanted.row, wanted)
+
+    def _wanted(self, row: AdapterRow, digits: str) -> WantedAdapter | None:
+        """digits: of a hash that decides before the name, "" for none. None for what is missing and may be."""
+        name = row.use.file.name
         try:
-            return self._found(file)
+            entry = self._with_contents(name, digits) if digits else self._named(name)
+            file = FileRef(name=entry.name, sha256=self.library.hash_of(entry.path))
+            tensors = self.library.lora_hash(entry)
         except (UnknownName, AmbiguousName) as error:
             if not self.skips_missing:
                 raise
@@ -138,15 +181,13 @@ class _Finder:
 
     def _found(self, file: FileRef) -> LoraEntry:
         """The file with these contents, whatever it is called here, or else that of this name."""
-        if not file.sha256:
-            return self.library.find_lora(file.name)
         try:
-            named = self.library.find_lora(file.name)
+            named = self._named(name)
         except (UnknownName, AmbiguousName):
-            return self._with_hash(file.sha256) or self.library.find_lora(file.name)
-        if self.library.hash_of(named.path) == file.sha256:
+            return self._hashed(digits) or self._named(name)
+        if any(known.startswith(digits) for known in self._hashes(named)):
             return named
-        found = self._with_hash(file.sha256)
+        found = self._hashed(digits)
         if found is None:
             self.notices.append(f"LoRA {named.name} is another file than the one that was meant: its contents differ.")
         return found or named

@@ -60,11 +60,10 @@ from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, 
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import CheckpointInput, FileRef, Recipe
 from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
-from backend.text.chunks import compile_chunks
-from backend.text.clip_tokenizer import ClipTokenizer
 from backend.text.emphasis import parse_emphasis
 from backend.weights.hashing import HashCache
 
+from backend.text.network_tags import read_tags
 _LARGEST_DRAWN_SEED = 2**32 - 2  # what other programs draw from, so that their users' seeds look alike
 
 
@@ -189,12 +188,7 @@ class Engine:
     def _queue(self, request: JobRequest) -> JobView:
         if self._jobs.num_queued() >= MAX_QUEUED:
             raise RequestError("queue", f"{MAX_QUEUED} jobs are waiting; cancel some, or wait")
-        view = JobView(
-            id=secrets.token_hex(8),
-            state=JobState.QUEUED,
-            request=self._checked(request),
-            notices=self._notices(request),
-        )
+        view = self._view(request)
         self._journal.add(view)
         with self._jobs.held():  # so that the worker cannot start it before its queuing is told
             self._jobs.add(view)
@@ -431,7 +425,12 @@ class Engine:
         self, request: GenerationRequest, resolved: ResolvedAdapters, model: ModelName, refiner: ModelName | None
     ) -> PlannedAdapters:
         names = [name for name in (model, refiner) if name is not None] if resolved.wanted else []
-        return plan_adapters(resolved, request, [self._adaptable(name) for name in names], self._models.reports)
+        return plan_adapters(
+            resolved,
+            skips_missing=request.skips_missing_adapters,
+            models=[self._adaptable(name) for name in names],
+            reports=self._models.reports,
+        )
 
     def _adaptable(self, name: ModelName) -> AdaptableModel:
         files = find_components(name, self.library)
@@ -453,6 +452,17 @@ class Engine:
         return self._models.open(
             files.checkpoint,
             files.vae,
+        files, acting = find_components(plan.model, self.library), plan.adapters.acting
+            plan.words,
+            plan.negative_words if plan.guidance_scale != 1 else "",
+            emphasis=plan.emphasis,
+            name_hashes=request.name_hashes,
+            skips_missing=request.skips_missing_adapters,
+        )
+
+        """The model that requests get which name none, as textual inversions see it; None where there is none."""
+            encoders = find_text_encoders(self._models.describe(entry).description, self.library)
+
             files.text_encoders,
             vae_of=self.library.entry_of(plan.model.checkpoint, plan.model.recipe),
             adapters=added_adapters(plan, for_refiner=True),
@@ -486,23 +496,19 @@ class Engine:
             case _:
                 self._lora_jobs.run(view.request, report)
 
-    def _checked(self, request: JobRequest) -> JobRequest:
-        """The request as it is queued, with nothing left open."""
+    def _view(self, request: JobRequest) -> JobView:
+        """A job to be queued, with nothing left open."""
+        new = JobView(id=secrets.token_hex(8), state=JobState.QUEUED, request=request, notices=self._notices(request))
         match request:
             case GenerationRequest():
-                return self._pinned(_with_seed(request))
+                plan = self.plan(_with_seed(request))
+                facts = tuple(adapter.facts() for adapter in plan.adapters.acting)
+                return dataclasses.replace(new, request=_pinned(plan), adapters=facts)
             case MergeRequest():
                 self._merge_jobs.check(request)
             case _:
                 self._lora_jobs.check(request)
-        return request
-
-    def _pinned(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with nothing left open, so that what is changed later does not change what is queued."""
-        plan = self.plan(request)
-        return dataclasses.replace(
-            request_of(plan, plan.seed), batch_size=plan.batch_size, batch_count=plan.batch_count
-        )
+        return new
 
     def _take_up_journal(self) -> None:
         """Show what the last run of the program did, and queue what it left unfinished."""
@@ -536,3 +542,8 @@ def _said_by(settings: Settings) -> dict[str, Any]:
         "compile_networks": settings.compile_networks,
     }
     return {name: value for name, value in said.items() if value is not None}
+def _pinned(plan: GenerationPlan) -> GenerationRequest:
+    """The request with nothing left open, so that what is changed later does not change what is queued."""
+    return dataclasses.replace(request_of(plan, plan.seed), batch_size=plan.batch_size, batch_count=plan.batch_count)
+
+

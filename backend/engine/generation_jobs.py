@@ -59,6 +59,7 @@ class GenerationJobs:
     def _make_images(self, view: JobView, request: GenerationRequest, report: JobReport) -> None:
         library, models = self._library, self._models
         plan = self._plan(request)
+        report.adapters(adapter.facts() for adapter in plan.adapters.acting)
         self._outputs.check()
         if plan.guidance_scale == 1 and plan.negative_prompt and not view.images:
             report.notice("The negative prompt has no effect at guidance scale 1.")

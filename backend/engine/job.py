@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from backend.engine.job_request import JobRequest
 
@@ -40,6 +42,7 @@ class JobView:
     step, steps: sampling steps done and in all, over all batches of the job; steps is 0 until the plan is known.
     done_bytes, all_bytes: of a file that the job writes. eta_seconds: until the last step, or the end of the file.
     preview_version: 0 until there is a preview.
+    adapters: what is known of the LoRAs that act on the pictures, as JSON values: see `PlannedAdapter.facts`.
     error, error_kind: message and class name when the job failed.
     """
 
@@ -56,6 +59,7 @@ class JobView:
     preview_version: int = 0
     images: tuple[SavedImage, ...] = ()
     notices: tuple[str, ...] = ()
+    adapters: tuple[Mapping[str, Any], ...] = ()
     error: str = ""
     error_kind: str = ""
     seconds: float = 0.0

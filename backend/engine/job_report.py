@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from backend.engine.job_table import JobTable
 from backend.engine.publisher import Publisher
@@ -52,6 +54,10 @@ class JobReport:
         if text not in view.notices:
             self._jobs.update(self.job_id, notices=(*view.notices, text))
             self._publisher.publish(Notice(job_id=self.job_id, text=text))
+
+    def adapters(self, facts: Iterable[Mapping[str, Any]]) -> None:
+        """What acts on the pictures, see `JobView`."""
+        self._jobs.update(self.job_id, adapters=tuple(facts))
 
     def progress(self, step: int, steps: int, seconds_per_step: float, eta_seconds: float) -> None:
         told = {"step": step, "steps": steps, "seconds_per_step": seconds_per_step, "eta_seconds": eta_seconds}

@@ -29,6 +29,7 @@ def job_json(job: JobView, output_dir: Path) -> dict[str, Any]:
             if image.path.is_relative_to(output_dir) and image.path.exists()
         ],
         "notices": list(job.notices),
+        "adapters": [dict(adapter) for adapter in job.adapters],
         "error": job.error,
         "error_kind": job.error_kind,
         "seconds": job.seconds,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
 
+from backend.adapter_row import AdapterRow, NameHash, rows_from
 from backend.errors import RequestError
 from backend.recipe import parse_recipe
 from backend.request import GenerationRequest, PredictionKind
@@ -23,6 +24,7 @@ NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
 _SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "Lora hashes", "TI hashes", "Hashes"})
 _HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")  # as A1111 writes a refiner
+_HASH = re.compile(r"[0-9a-f]{8,64}")
 T = TypeVar("T")
 
 
@@ -84,6 +86,25 @@ def read_names(text: str) -> tuple[str, ...]:
         names.append(_unquote(text[at:end].rstrip()))
         at = end + 1
     return tuple(names)
+
+
+def write_name_hashes(hashes: Sequence[NameHash]) -> str:
+    """Names and hashes as A1111 writes those of the LoRAs of a picture: "cat: 0123456789ab, dog: ba9876543210"."""
+    return ", ".join(f"{known.name}: {known.hash}" for known in hashes)
+
+
+def read_name_hashes(text: str) -> tuple[NameHash, ...]:
+    """The other way round. Colons and commas may be parts of a name. What has no hash behind it is left out."""
+    found: list[NameHash] = []
+    pending: list[str] = []
+    for part in text.split(","):
+        pending.append(part)
+        digits = part.rpartition(":")[2].strip().lower()
+        if ":" in part and _HASH.fullmatch(digits):
+            name = ",".join(pending).rpartition(":")[0].strip()
+            found += [NameHash(name=name, hash=digits)] if name else []
+            pending = []
+    return tuple(found)
 
 
 def read_infotext(text: str) -> Infotext:
@@ -153,6 +174,8 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Merge recipe", lambda text: {"recipe": parse_recipe(text)})
     _restore(restored, left, "VAE", lambda text: {"vae": None if text in ("Automatic", "None") else text})
     _restore(restored, left, "Text encoders", lambda text: {"text_encoders": read_names(text)})
+    _restore(restored, left, "Lora hashes", lambda text: {"name_hashes": read_name_hashes(text)})
+    _restore(restored, left, "Adapters", lambda text: {"adapters": _rows(text)})
     _restore(restored, left, "Refiner", lambda text: {"refiner": _HASH_BEHIND_NAME.sub("", text)})
     _restore(restored, left, "Refiner switch at", lambda text: {"refiner_switch": float(text)})
     _restore(restored, left, "Refiner switch timestep", lambda text: {"refiner_switch_timestep": int(text)})
@@ -195,6 +218,12 @@ def _restore_checkpoint(restored: RestoredRequest, left: dict[str, str]) -> None
     if "Model" not in left and model_hash is not None:
         left["Model"] = model_hash
     _restore(restored, left, "Model", lambda text: {"checkpoint": text})
+
+
+def _rows(text: str) -> tuple[AdapterRow, ...]:
+    """Raises ValueError for what is no JSON, RequestError for rows that are none."""
+        return rows_from(json.loads(text))
+        raise ValueError(text) from error
 
 
 def _size_fields(text: str) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 from backend import __version__
-from backend.pipeline.infotext import write_infotext, write_names
+from backend.adapter_row import AdapterRow, NameHash, row_mapping
+from backend.pipeline.infotext import write_infotext, write_name_hashes, write_names
 from backend.pipeline.plan import GenerationPlan, ModelName
+from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import Recipe
 from backend.request import DEFAULT_REFINER_SWITCH, GenerationRequest
 
@@ -46,6 +49,8 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "Refiner switch timestep": plan.refiner.switch_timestep if plan.refiner else None,
             "Text encoders": write_names(model.text_encoders) or None,
             "RNG": plan.noise_source.label,
+            "Lora hashes": write_name_hashes(_shown_hashes(plan.adapters)) or None,
+            "Adapters": rows_text(plan.adapters.rows) if plan.adapters.rows else None,
             "Emphasis": plan.emphasis.label if plan.emphasis.name != "original" else None,
             "Version": f"Emulsion {__version__}",
         },
@@ -100,8 +105,20 @@ def picture_texts(plan: GenerationPlan, seed: int) -> dict[str, str]:
 def recipe_text(recipe: Recipe) -> str:
     """A recipe on one line, as `parse_recipe` reads it."""
     return json.dumps(recipe.to_mapping(), ensure_ascii=False, separators=(",", ":"))
+def rows_text(rows: Sequence[AdapterRow]) -> str:
+    """Adapters that no tag of the prompt asks for, on one line, without what is as usual."""
+    values = [{name: value for name, value in row_mapping(row).items() if value is not None} for row in rows]
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+
+
 
 
 def _model_mapping(model: ModelName) -> dict[str, object]:
     values = dataclasses.asdict(dataclasses.replace(model, recipe=None))
     return {**values, "recipe": None if model.recipe is None else model.recipe.to_mapping()}
+def _shown_hashes(adapters: PlannedAdapters) -> list[NameHash]:
+    """Of tags and rows, under the names that the prompt has for them."""
+    named = {one.tag or one.file.name: one.short_hash for one in adapters.acting if one.short_hash}
+    return [NameHash(name=name, hash=digits) for name, digits in named.items()]
+
+
