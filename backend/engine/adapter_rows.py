@@ -10,16 +10,17 @@ from backend.adapter_row import AdapterRow, NameHash
 from backend.engine.adapted_model import AdaptableModel
 from backend.engine.adapter_reports import AdapterReports
 from backend.engine.library import Library, LoraEntry
-from backend.errors import AmbiguousName, UnknownName
+from backend.errors import AmbiguousName, EmulsionError, FileError, UnknownName
+from backend.merging.lora_block_weights import block_weights
 from backend.merging.selectors import check_weights
 from backend.pipeline.planned_adapters import PlannedAdapter, PlannedAdapters
 from backend.recipe import AdapterUse, FileRef
 from backend.request import GenerationRequest
-
 from backend.text.network_tags import NetworkTag, read_tags
 from backend.weights.hashing import SHORT_OF_TENSORS
-_REFINER = "sdxl-refiner"
+
 _LORA = "lora"
+_REFINER = "sdxl-refiner"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,8 @@ class ResolvedAdapters:
     negative_words: str
     wanted: tuple[WantedAdapter, ...] = ()
     rows: tuple[AdapterRow, ...] = ()
-    skipped: tuple[str, ...] = ()
     name_hashes: tuple[NameHash, ...] = ()
+    skipped: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
 
 
@@ -64,8 +65,8 @@ def resolve_adapters(request: GenerationRequest, library: Library) -> ResolvedAd
         negative_words=negative.words,
         wanted=(*(found for found in tags if found), *(found for _, found in rows if found)),
         rows=tuple(row for row, _ in rows),
-        skipped=tuple(finder.skipped),
         name_hashes=tuple(NameHash(name=name, hash=digits) for name, digits in finder.name_hashes.items()),
+        skipped=tuple(finder.skipped),
         notices=(*prompt.notices, *map(_without_effect, negative.tags), *finder.notices),
     )
 
@@ -139,11 +140,10 @@ class _Finder:
 
     library: Library
     skips_missing: bool
-    skipped: list[str] = field(default_factory=list[str])
     name_hashes: dict[str, str]
+    skipped: list[str] = field(default_factory=list[str])
     notices: list[str] = field(default_factory=list[str])
 
-    def row(self, row: AdapterRow) -> tuple[AdapterRow, WantedAdapter | None]:
     def tag(self, tag: NetworkTag) -> WantedAdapter | None:
         """None for one that adds nothing. Raises UnknownName, AmbiguousName."""
         use = AdapterUse(
@@ -154,13 +154,16 @@ class _Finder:
         )
         row = AdapterRow(use=use, curve=tag.curve)
         if not acts(row):
+            return None
         if tag.kind != _LORA:
             return self._missing(tag.name, UnknownName("hypernetwork", tag.name, []))
         wanted = self._wanted(row, self.name_hashes.get(tag.name, ""))
         if wanted is None:
+            return None
         self.name_hashes[tag.name] = wanted.row.use.file.sha256
         return replace(wanted, tag=tag)
 
+    def row(self, row: AdapterRow) -> tuple[AdapterRow, WantedAdapter | None]:
         """The row as the library names its file, and the file if it acts. Raises UnknownName, AmbiguousName."""
         wanted = self._wanted(row, row.use.file.sha256) if acts(row) else None
         return (row, None) if wanted is None else (wanted.row, wanted)
@@ -173,13 +176,25 @@ class _Finder:
             file = FileRef(name=entry.name, sha256=self.library.hash_of(entry.path))
             tensors = self.library.lora_hash(entry)
         except (UnknownName, AmbiguousName) as error:
-            if not self.skips_missing:
-                raise
-            self.skipped.append(file.name)
-            self.notices.append(f"The picture is made without LoRA {file.name}. {error}")
-            return None
+            return self._missing(name, error)
+        except OSError as error:
+            problem = FileError(name, f"it cannot be read ({error.strerror}). Look whether it is still there.")
+            return self._missing(name, problem)
+        found = replace(row, use=replace(row.use, file=file))
+        return WantedAdapter(row=found, path=entry.path, short_hash=tensors[:SHORT_OF_TENSORS])
 
-    def _found(self, file: FileRef) -> LoraEntry:
+    def _missing(self, name: str, error: EmulsionError) -> None:
+        """Raises the error unless the job may go on without."""
+        if not self.skips_missing:
+            raise error
+        self.skipped.append(name)
+        self.notices.append(f"The picture is made without {name}. {error}")
+
+    def _named(self, name: str) -> LoraEntry:
+        digits = name.removeprefix("#")
+        return self.library.find_lora_by_hash(digits) if digits != name else self.library.find_lora(name)
+
+    def _with_contents(self, name: str, digits: str) -> LoraEntry:
         """The file with these contents, whatever it is called here, or else that of this name."""
         try:
             named = self._named(name)
@@ -192,13 +207,12 @@ class _Finder:
             self.notices.append(f"LoRA {named.name} is another file than the one that was meant: its contents differ.")
         return found or named
 
-    def _with_hash(self, sha256: str) -> LoraEntry | None:
-        """What was hashed before comes first."""
-        entries = self.library.loras()
-        known = next((entry for entry in entries if self.library.known_hash(entry.path) == sha256), None)
-        return known or next((entry for entry in entries if self.library.hash_of(entry.path) == sha256), None)
+    def _hashed(self, digits: str) -> LoraEntry | None:
+        """Raises AmbiguousName for digits that several files begin with, which are no copies of one another."""
+        try:
+            return self.library.find_lora_by_hash(digits)
+        except UnknownName:
+            return None
 
-
-def _with_file(row: AdapterRow, file: FileRef) -> AdapterRow:
-    use: AdapterUse = dataclasses.replace(row.use, file=file)
-    return dataclasses.replace(row, use=use)
+    def _hashes(self, entry: LoraEntry) -> tuple[str, str]:
+        return self.library.hash_of(entry.path), self.library.lora_hash(entry)

@@ -60,10 +60,12 @@ from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, 
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import CheckpointInput, FileRef, Recipe
 from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
+from backend.text.chunks import compile_chunks
+from backend.text.clip_tokenizer import ClipTokenizer
 from backend.text.emphasis import parse_emphasis
+from backend.text.network_tags import read_tags
 from backend.weights.hashing import HashCache
 
-from backend.text.network_tags import read_tags
 _LARGEST_DRAWN_SEED = 2**32 - 2  # what other programs draw from, so that their users' seeds look alike
 
 
@@ -299,8 +301,8 @@ class Engine:
         return entry
 
     def count_tokens(self, text: str) -> TokenCount:
-        """How long a prompt is for CLIP."""
-        compiled = compile_chunks(parse_emphasis(text), ClipTokenizer.load())
+        """How long a prompt is for CLIP, without its tags."""
+        compiled = compile_chunks(parse_emphasis(read_tags(text).words), ClipTokenizer.load())
         return TokenCount(tokens=compiled.num_tokens, limit=compiled.capacity)
 
     def plan(self, request: GenerationRequest) -> GenerationPlan:
@@ -452,17 +454,6 @@ class Engine:
         return self._models.open(
             files.checkpoint,
             files.vae,
-        files, acting = find_components(plan.model, self.library), plan.adapters.acting
-            plan.words,
-            plan.negative_words if plan.guidance_scale != 1 else "",
-            emphasis=plan.emphasis,
-            name_hashes=request.name_hashes,
-            skips_missing=request.skips_missing_adapters,
-        )
-
-        """The model that requests get which name none, as textual inversions see it; None where there is none."""
-            encoders = find_text_encoders(self._models.describe(entry).description, self.library)
-
             files.text_encoders,
             vae_of=self.library.entry_of(plan.model.checkpoint, plan.model.recipe),
             adapters=added_adapters(plan, for_refiner=True),
@@ -527,6 +518,11 @@ class Engine:
             self._jobs.add(view)
 
 
+def _pinned(plan: GenerationPlan) -> GenerationRequest:
+    """The request with nothing left open, so that what is changed later does not change what is queued."""
+    return dataclasses.replace(request_of(plan, plan.seed), batch_size=plan.batch_size, batch_count=plan.batch_count)
+
+
 def _with_seed(request: GenerationRequest) -> GenerationRequest:
     """The request with a seed that is drawn if none was chosen."""
     if request.seed != RANDOM_SEED:
@@ -542,8 +538,3 @@ def _said_by(settings: Settings) -> dict[str, Any]:
         "compile_networks": settings.compile_networks,
     }
     return {name: value for name, value in said.items() if value is not None}
-def _pinned(plan: GenerationPlan) -> GenerationRequest:
-    """The request with nothing left open, so that what is changed later does not change what is queued."""
-    return dataclasses.replace(request_of(plan, plan.seed), batch_size=plan.batch_size, batch_count=plan.batch_count)
-
-

@@ -22,7 +22,7 @@ from backend.request import GenerationRequest, PredictionKind
 
 NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
-_SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "Lora hashes", "TI hashes", "Hashes"})
+_SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "TI hashes", "Hashes"})
 _HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")  # as A1111 writes a refiner
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 T = TypeVar("T")
@@ -222,7 +222,9 @@ def _restore_checkpoint(restored: RestoredRequest, left: dict[str, str]) -> None
 
 def _rows(text: str) -> tuple[AdapterRow, ...]:
     """Raises ValueError for what is no JSON, RequestError for rows that are none."""
+    try:
         return rows_from(json.loads(text))
+    except RecursionError as error:  # thousands of brackets
         raise ValueError(text) from error
 
 

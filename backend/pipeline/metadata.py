@@ -48,9 +48,9 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             else None,
             "Refiner switch timestep": plan.refiner.switch_timestep if plan.refiner else None,
             "Text encoders": write_names(model.text_encoders) or None,
-            "RNG": plan.noise_source.label,
             "Lora hashes": write_name_hashes(_shown_hashes(plan.adapters)) or None,
             "Adapters": rows_text(plan.adapters.rows) if plan.adapters.rows else None,
+            "RNG": plan.noise_source.label,
             "Emphasis": plan.emphasis.label if plan.emphasis.name != "original" else None,
             "Version": f"Emulsion {__version__}",
         },
@@ -102,23 +102,23 @@ def picture_texts(plan: GenerationPlan, seed: int) -> dict[str, str]:
     return {INFOTEXT_KEY: infotext_of(plan, seed), REQUEST_KEY: json.dumps(exact, ensure_ascii=False)}
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """A recipe on one line, as `parse_recipe` reads it."""
-    return json.dumps(recipe.to_mapping(), ensure_ascii=False, separators=(",", ":"))
 def rows_text(rows: Sequence[AdapterRow]) -> str:
     """Adapters that no tag of the prompt asks for, on one line, without what is as usual."""
     values = [{name: value for name, value in row_mapping(row).items() if value is not None} for row in rows]
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe on one line, as `parse_recipe` reads it."""
+    return json.dumps(recipe.to_mapping(), ensure_ascii=False, separators=(",", ":"))
 
 
-def _model_mapping(model: ModelName) -> dict[str, object]:
-    values = dataclasses.asdict(dataclasses.replace(model, recipe=None))
-    return {**values, "recipe": None if model.recipe is None else model.recipe.to_mapping()}
 def _shown_hashes(adapters: PlannedAdapters) -> list[NameHash]:
     """Of tags and rows, under the names that the prompt has for them."""
     named = {one.tag or one.file.name: one.short_hash for one in adapters.acting if one.short_hash}
     return [NameHash(name=name, hash=digits) for name, digits in named.items()]
 
 
+def _model_mapping(model: ModelName) -> dict[str, object]:
+    values = dataclasses.asdict(dataclasses.replace(model, recipe=None))
+    return {**values, "recipe": None if model.recipe is None else model.recipe.to_mapping()}
