@@ -82,8 +82,8 @@ def weights_of(engine: Engine, recipe: Recipe) -> list[float]:
 
 def pick_rule(visit: Visit, label: str) -> None:
     visit.field("Rule").click()
-    visit.page.locator(".em-rule").filter(has=visit.page.get_by_text(label, exact=True)).click()
-    visit.page.wait_for_function("label => document.querySelector('.em-rule-search').value === label", arg=label)
+    visit.page.locator(".em-pick-option").filter(has=visit.page.get_by_text(label, exact=True)).click()
+    visit.page.wait_for_function("label => document.querySelector('[data-part=rule] .em-pick-search').value === label", arg=label)
 
 
 def state(visit: Visit) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def test_a_rule_brings_its_models_numbers_and_formula(visit):
 def test_rules_are_found_by_words_of_their_explanation_and_with_keys(visit):
     field = visit.field("Rule")
     field.click()
-    groups = visit.page.locator(".em-rule-group-name").all_inner_texts()
+    groups = visit.page.locator(".em-pick-group-name").all_inner_texts()
     assert groups == ["One model", "Two models", "Three models and more", "Any number of models"]
     field.fill("train dif")
-    assert visit.page.locator(".em-rule-name").all_inner_texts() == ["Train difference"]
+    assert visit.page.locator(".em-pick-name").all_inner_texts() == ["Train difference"]
     field.press("Escape")
     assert field.input_value() == "Weighted sum (LERP)"
     field.fill("sum twice")
@@ -331,7 +331,7 @@ def test_every_text_stands_out_and_every_control_has_a_name(browser, served, sch
 
 def test_nothing_leaves_a_narrow_window(browser, served):
     visit = Visit(browser, served[1], width=390, height=844)
-    visit.page.get_by_role("tab", name="Merge").click()
+    visit.turn_to("Merge")
     visit.page.locator(".em-block").first.wait_for()
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
     visit.close()

@@ -40,6 +40,9 @@ LABELS = {
     "vae": "VAE",
     "text_encoders": "Text encoders",
     "recipe": "Recipe",
+    "adapters": "LoRAs",
+    "skips_missing_adapters": "Go on without missing LoRAs",
+    "name_hashes": "Files of names",
     "refiner": "Refiner checkpoint",
     "refiner_switch": "Switch at",
     "refiner_switch_timestep": "Switch timestep",
@@ -90,6 +93,9 @@ EMPTY_FORM = {
     "noise_source": "nv",
     "exact_batches": False,
     "use_ema": False,
+    "adapters": [],
+    "skips_missing_adapters": False,
+    "name_hashes": None,
 }
 INFOTEXT = """a cat, (red:1.2)
 in the rain

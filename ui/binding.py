@@ -13,6 +13,7 @@ from gradio.components import Component
 from backend.errors import RequestError
 from backend.recipe import Recipe, parse_recipe
 from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
+from ui.adapter_rows import sent_rows, shown_rows
 
 Field: TypeAlias = gr.Textbox | gr.Dropdown | gr.Checkbox | gr.HTML
 Fields: TypeAlias = Mapping[str, Field]
@@ -57,7 +58,13 @@ def updates(fields: Fields, values: Mapping[str, Any]) -> dict[Component, Any]:
 
 
 def _typed(name: str, value: Any) -> Any:
-    return parse_recipe(value) if name == "recipe" and isinstance(value, str) else _whole(name, value)
+    match name:
+        case "recipe":
+            return parse_recipe(value) if isinstance(value, str) else value
+        case "adapters":
+            return sent_rows(value)
+        case _:
+            return _whole(name, value)
 
 
 def _whole(name: str, value: Any) -> Any:
@@ -71,6 +78,10 @@ def _whole(name: str, value: Any) -> Any:
 
 
 def _as_shown(name: str, value: Any) -> Any:
+    if name == "adapters":
+        return shown_rows(value)
+    if name == "name_hashes":
+        return {known.name: known.hash for known in value}
     if name == "seed":
         return "" if value in (None, RANDOM_SEED) else str(value)
     if isinstance(value, PredictionKind):

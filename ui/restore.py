@@ -21,6 +21,8 @@ from backend.weights.weight_file import open_weights
 # What a text leaves out when it was not used: left standing in the form it would change the picture.
 _OFF = {
     "recipe": None,
+    "adapters": (),
+    "name_hashes": (),
     "refiner": None,
     "refiner_switch_timestep": None,
     "guidance_rescale": 0,

@@ -1,5 +1,7 @@
 // The form as a whole: this browser keeps what was typed, and texts from elsewhere fill it.
 
+import { sentRows } from "./adapter_value.js";
+
 const KEY = "emulsion.txt2img";
 const PAUSE_MS = 300;
 let timer = 0;
@@ -21,6 +23,13 @@ export const fillForm = (text) => sendText?.(text);
 export function watchForm(watcher) {
   watchers.add(watcher);
   if (current) watcher(current);
+}
+
+/** What the values ask for: what is empty is left out, and so are LoRAs that are switched off. */
+export function requestOf(values) {
+  const isGiven = ([, value]) => value !== null && value !== undefined && value !== "";
+  const asked = Object.fromEntries(Object.entries(values).filter(isGiven));
+  return { ...asked, adapters: sentRows(values.adapters) };
 }
 
 /** Remember the values of the fields called `names`, once they rest. */

@@ -1,9 +1,10 @@
 // The Merge tab.
 
+import { adapterRows } from "./adapter_rows.js";
 import { bytes } from "./bytes.js";
 import { copyText } from "./clipboard.js";
 import { action, element, labelled, numberInput, select } from "./elements.js";
-import { watchForm } from "./form.js";
+import { requestOf, watchForm } from "./form.js";
 import { cancel, watchJobs } from "./jobs.js";
 import { mountLoraTools } from "./lora_tools.js";
 import { takeDrops } from "./merge_drop.js";
@@ -57,6 +58,14 @@ class Studio {
     this.timer = 0;
     this.reportTimer = 0;
     this.views = previews(this.find("previews"));
+    this.added = adapterRows(this.find("added"), {
+      hasCurves: false,
+      onchange: (rows, isSettled) => {
+        this.state.loras = rows;
+        if (isSettled) this.settle();
+        else this.drawRecipe();
+      },
+    });
     watchForm((values) => this.takeForm(values));
     this.connect();
     let isOpen = false;
@@ -335,16 +344,8 @@ class Studio {
       labelled("VAE", select([none("The first model's"), ...this.vaes.map((name) => [name, name])], state.vae, (value) => this.change((next) => (next.vae = value)))),
       labelled("Stored as", select(this.dtypes.map((entry) => [entry.name, entry.label]), state.dtype, (value) => this.change((next) => (next.dtype = value)))),
     );
-    this.find("added").replaceChildren(
-      ...state.loras.map(({ name, strength }, index) => {
-        const row = element("div", "em-merge-model");
-        const pick = select(this.loras.map((entry) => [entry, entry]), name, (value) => this.change((next) => (next.loras[index].name = value)), { "aria-label": "LoRA" });
-        const number = numberInput(strength, (value) => this.change((next) => (next.loras[index].strength = value)), { "aria-label": `Strength of ${name}`, step: 0.05 });
-        row.append(pick, number, action("×", () => this.change((next) => next.loras.splice(index, 1)), { "aria-label": `Without ${name}` }));
-        return row;
-      }),
-    );
-    this.find("add-lora").hidden = !this.loras.length;
+    this.added.show(state.loras);
+    if (state.models[0]) this.added.useCheckpoint(firstFileOf(state.models[0]));
   }
 
   /** What the recipe comes to, asked for when it rests. */
@@ -497,7 +498,7 @@ class Studio {
   async generate() {
     const { recipe } = this;
     if (!recipe) return;
-    const values = Object.fromEntries(Object.entries(this.form).filter(([, value]) => value !== null && value !== undefined && value !== ""));
+    const values = requestOf(this.form);
     delete values.checkpoint;
     if (values.seed !== undefined) values.seed = Number(values.seed); // the form has it as text
     try {
@@ -619,7 +620,6 @@ class Studio {
     on("send", () => this.send());
     on("swap", () => this.change((state) => ([state.models[0], state.models[1]] = [state.models[1], state.models[0]])));
     on("add-model", () => this.change((state) => state.models.push(this.checkpoints[0] ?? "")));
-    on("add-lora", () => this.change((state) => state.loras.push({ name: this.loras[0], strength: 1 })));
     on("undo", () => this.step(this.history.undo()));
     on("redo", () => this.step(this.history.redo()));
     on("reset", () => this.change((state) => delete state.weights[this.parameter.name]));

@@ -1,6 +1,7 @@
 // A, the merge and B from one prompt and one seed, and two of them over one another with a line to drag.
 
 import { element } from "./elements.js";
+import { requestOf } from "./form.js";
 import { cancel, watchJobs } from "./jobs.js";
 import { tellProblem } from "./messages.js";
 import { address, ask } from "./server.js";
@@ -20,12 +21,15 @@ const SETTINGS = [
   "clip_skip",
   "emphasis",
   "noise_source",
+  "adapters",
+  "name_hashes",
+  "skips_missing_adapters",
 ];
-const isGiven = (value) => value !== null && value !== undefined && value !== "" && value.length !== 0;
 
 /** What is made for a preview, but for the model. form: the values of txt2img. */
 export function previewRequest(form, prompt, seed) {
-  const kept = Object.fromEntries(SETTINGS.filter((name) => isGiven(form[name])).map((name) => [name, form[name]]));
+  const asked = requestOf(form);
+  const kept = Object.fromEntries(SETTINGS.filter((name) => name in asked).map((name) => [name, asked[name]]));
   return { ...kept, prompt, seed, batch_size: 1, batch_count: 1 };
 }
 

@@ -1,5 +1,7 @@
 // What the Merge tab is set to, and the recipe that it stands for. Nothing here touches the page.
 
+import { rowsFrom, sentRows } from "./adapter_value.js";
+
 const DECIMALS = 4;
 const ORDER = ["blocks", "kinds", "streams"]; // in which overrides of one field are written
 export const rounded = (value) => Number(value.toFixed(DECIMALS));
@@ -12,7 +14,7 @@ export const newState = () => ({
   seed: 0,
   dtype: "as_first",
   vae: "",
-  loras: [], // {name, strength} and what else a recipe says of them
+  loras: [], // rows as adapter_value.js has them
   name: "",
 });
 
@@ -92,13 +94,8 @@ export function recipeOf(state, rule) {
     normalisation: state.normalisation,
     seed: rule.is_random ? state.seed : 0,
   };
-  if (state.loras.length) {
-    root = {
-      type: "adapters",
-      model: root,
-      adapters: state.loras.map(({ name, ...rest }) => ({ file: { name }, ...rest })),
-    };
-  }
+  const adapters = sentRows(state.loras);
+  if (adapters.length) root = { type: "adapters", model: root, adapters };
   if (state.vae) root = { type: "vae", model: root, vae: { name: state.vae } };
   return { name: state.name, dtype: state.dtype, root };
 }
@@ -120,7 +117,7 @@ export function stateOf(recipe, known = null) {
   let node = recipe.root;
   if (node.type === "vae") [state.vae, node] = [nameOf(node.vae), node.model];
   if (node.type === "adapters") {
-    state.loras = node.adapters.map(({ file, ...rest }) => ({ name: nameOf(file), strength: 1, ...rest }));
+    state.loras = rowsFrom(node.adapters);
     node = node.model;
   }
   if (node.type !== "merge") return null;
@@ -168,6 +165,14 @@ export class History {
     this.#past.push(last);
     if (this.#past.length > 200) this.#past.shift();
     this.#future = [];
+  }
+
+  get canUndo() {
+    return this.#past.length > 1;
+  }
+
+  get canRedo() {
+    return this.#future.length > 0;
   }
 
   /** The state before the present one, or null. */

@@ -7,9 +7,10 @@ const OUTSIDE = new Set(["TE", "VAE", "REST"]);
 
 /**
  * Sliders for the blocks of a layout. `host` is emptied. read(): {weights, parameter}; write(weights) when something
- * was set, settle() when a gesture has ended; tell(block) with what the pointer is on.
+ * was set, settle() when a gesture has ended; tell(block) with what the pointer is on. usual: what a double click sets,
+ * null for the base value again.
  */
-export function sliderBank(host, { layout, read, write, settle, tell }) {
+export function sliderBank(host, { layout, read, write, settle, tell, usual = null }) {
   const columns = new Map();
   const bank = element("div", "em-bank", "", { role: "group", "aria-label": "Weights by block" });
   let group = null;
@@ -114,7 +115,7 @@ export function sliderBank(host, { layout, read, write, settle, tell }) {
   bank.addEventListener("dblclick", (event) => {
     const track = document.elementFromPoint(event.clientX, event.clientY)?.closest(".em-track");
     if (!track) return;
-    set(track.dataset.block, null);
+    set(track.dataset.block, usual);
     draw();
     settle();
   });

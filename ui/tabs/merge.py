@@ -27,8 +27,7 @@ _TEMPLATE = """
     <div class="em-panel">
       <div class="em-panel-head"><h2>Also</h2></div>
       <div class="em-numbers-list" data-part="extras"></div>
-      <div class="em-added" data-part="added"></div>
-      <button type="button" class="em-action" data-part="add-lora" hidden>Add a LoRA</button>
+      <section class="em-adapters" data-part="added" aria-label="LoRAs that are added to the merge"></section>
     </div>
     <div class="em-panel">
       <div class="em-panel-head"><h2>Result</h2></div>

@@ -10,8 +10,10 @@ from gradio.blocks import Block
 from backend.engine.engine import Engine
 from backend.errors import EmulsionError
 from backend.request import MAX_GUIDANCE, MAX_IMAGES, MAX_SHIFT, MAX_STEPS, MIN_SHIFT
+from ui.adapter_rows import kept_hashes, kept_rows
 from ui.binding import Fields, Values, by_name, check_names, request_of, shown, updates
 from ui.choices import Choices, choices_of, prediction_of, usual_checkpoint
+from ui.components.adapters import adapter_fields
 from ui.components.fit_line import fit_line
 from ui.components.form_bridge import form_bridge
 from ui.components.job_bar import job_bar
@@ -37,6 +39,7 @@ _QUICK: dict[str, Any] = {
     "show_progress": "hidden",
     "preprocess": False,
 }
+_STRUCTURED = frozenset({"text_encoders", "adapters", "name_hashes"})  # fields whose values are no plain ones
 
 
 class _Form(NamedTuple):
@@ -58,6 +61,7 @@ def build(engine: Engine) -> None:
             prompts = prompt_box(engine)
             with gr.Column(elem_classes=["em-card"]):
                 model = model_picker(engine, choices)
+            adapters = adapter_fields()
             with gr.Column(elem_classes=["em-card"]):
                 sampling = _sampling(choices)
             with gr.Column(elem_classes=["em-card"]):
@@ -81,6 +85,7 @@ def build(engine: Engine) -> None:
         "vae": model.vae,
         "text_encoders": model.text_encoders,
         "recipe": model.recipe,
+        **adapters._asdict(),
         **refiner._asdict(),
         **sampling,
         **size._asdict(),
@@ -249,6 +254,8 @@ def _connect_restoring(engine: Engine, form: _Form) -> None:
         checkpoint = _one_of(lists["checkpoint"], kept.get("checkpoint")) or usual["checkpoint"]
         predicted = str(kept.get("prediction") or "")
         lists = choices_of(engine, checkpoint or "", predicted)
+        kept["adapters"] = kept_rows(kept.get("adapters"))
+        kept["name_hashes"] = kept_hashes(kept.get("name_hashes"))
         kept["text_encoders"] = _some_of(lists["text_encoders"], kept.get("text_encoders"))
         for name, choices in lists.items():
             if name != "text_encoders":
@@ -289,7 +296,7 @@ def _kept_values(values: object) -> dict[str, Any]:
     return {
         str(name): value
         for name, value in values.items()
-        if value is None or isinstance(value, str | int | float) or name == "text_encoders"
+        if value is None or isinstance(value, str | int | float) or name in _STRUCTURED
     }
 
 
