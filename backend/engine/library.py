@@ -7,7 +7,7 @@ import errno
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,23 +112,6 @@ class _Listing:
         return dataclasses.replace(self, checkpoints=_sorted(checkpoints))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Inputs:
-    """What recipes are made of: the files of a listing, and LoRAs."""
-
-    listing: _Listing
-    find_lora: Callable[[str], LoraEntry]
-    known_hash: Callable[[Path], str | None]
-
-    @property
-    def find_checkpoint(self) -> Callable[[str], CheckpointEntry]:
-        return self.listing.find_checkpoint
-
-    @property
-    def find_vae(self) -> Callable[[str], VaeEntry]:
-        return self.listing.find_vae
-
-
 class Library:
     """Files below the folders of models. Reads headers only, and only of files that changed since the last look."""
 
@@ -219,6 +202,10 @@ class Library:
         """SHA-256 of the tensors alone, remembered: A1111 writes its first 12 digits into pictures. Raises OSError."""
         return self._loras.hash(entry)
 
+    def edit_lora_metadata(self, entry: LoraEntry, changes: Mapping[str, str | None]) -> dict[str, str]:
+        """Write texts into a file's header, and remove what becomes None. Raises as `edit_metadata` does."""
+        return self._loras.edit_metadata(entry, changes)
+
     def entry_of(self, name: str, recipe: Recipe | None) -> CheckpointEntry:
         """A checkpoint by its name, or what a recipe makes under that name. Raises UnknownName."""
         return self.find_checkpoint(name) if recipe is None else self.made_entry(recipe, name)
@@ -229,7 +216,7 @@ class Library:
 
     def _made_of(self, listing: _Listing, recipe: Recipe, name: str, path: Path | None) -> CheckpointEntry:
         try:
-            found = find_inputs(recipe, self._inputs(listing)).recipe
+            found = find_inputs(recipe, _Inputs(self, listing)).recipe
             first = listing.find_checkpoint(_first_model(found.root).file.name)
         except EmulsionError as error:
             return CheckpointEntry(
@@ -279,9 +266,6 @@ class Library:
             return self._hashes.known(path)
         return None
 
-    def _inputs(self, listing: _Listing) -> _Inputs:
-        return _Inputs(listing=listing, find_lora=self.find_lora, known_hash=self.known_hash)
-
     def _checkpoint_files(self) -> Iterator[tuple[str, Path]]:
         return _files(self._checkpoint_dirs, ENDINGS + _PICKLES)
 
@@ -328,6 +312,26 @@ class Library:
         )
         self._seen[path] = (status.st_size, status.st_mtime_ns, entry)
         return entry
+
+
+class _Inputs:
+    """What recipes are made of: the files of a listing that may not be finished, and LoRAs."""
+
+    def __init__(self, library: Library, listing: _Listing) -> None:
+        self._library = library
+        self._listing = listing
+
+    def find_checkpoint(self, name: str) -> CheckpointEntry:
+        return self._listing.find_checkpoint(name)
+
+    def find_vae(self, name: str) -> VaeEntry:
+        return self._listing.find_vae(name)
+
+    def find_lora(self, name: str) -> LoraEntry:
+        return self._library.find_lora(name)
+
+    def known_hash(self, path: Path) -> str | None:
+        return self._library.known_hash(path)
 
 
 def _first_model(node: Node) -> CheckpointInput:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from backend.adapters.lora_facts import LoraFacts, lora_facts
 from backend.errors import AmbiguousName, UnknownName
 from backend.weights.hashing import HashCache
+from backend.weights.metadata_editing import edit_metadata
 
 READ = (".safetensors", ".sft")
 OTHERS = (".gguf", ".ckpt", ".pt", ".pth", ".bin")  # LoRAs have these endings, too; they are listed with their problem
@@ -42,6 +43,7 @@ class LoraLibrary:
         self._hashes = hashes
         self._entries: tuple[LoraEntry, ...] = ()
         self._facts: dict[Path, tuple[tuple[int, int], LoraFacts]] = {}
+        self._editing = threading.Lock()
         self._hashing = threading.Lock()  # two that look for a hash compute each file's once
 
     def refresh(self) -> None:
@@ -52,8 +54,8 @@ class LoraLibrary:
         self._entries = tuple(entries)
 
     def entries(self) -> list[LoraEntry]:
-        """With the hashes that are known by now."""
-        return [self._with_hashes(entry) for entry in self._entries]
+        """As they are by now, with the hashes that are known."""
+        return [self._as_it_is(entry) for entry in self._entries]
 
     def facts(self, entry: LoraEntry) -> LoraFacts:
         """What the header tells; every file has facts, and a problem where it cannot be used."""
@@ -81,7 +83,7 @@ class LoraLibrary:
             found = _without_copies(self._with_hash(digits) or self._claiming(digits))
         if not found and not asked.startswith("#"):
             found = [entry for entry in self._entries if self.facts(entry).alias.casefold() == asked.casefold() != ""]
-        return self._with_hashes(self._only(name, found))
+        return self._as_it_is(self._only(name, found))
 
     def find_by_hash(self, digits: str) -> LoraEntry:
         """By 8 to 64 hex digits of a hash, for which files are hashed until one fits. Raises as `find` does."""
@@ -94,15 +96,25 @@ class LoraLibrary:
             for entry in (*claiming, *self._entries):
                 if found:
                     break
-                if not self._with_hashes(entry).autov3 and not self.facts(entry).problem:
+                if not self._as_it_is(entry).autov3 and not self.facts(entry).problem:
                     with suppress(OSError):
                         self._hashes.hash_of_tensors(entry.path)
                     found = self._with_hash(digits)
-        return self._with_hashes(self._only(digits, _without_copies(found or claiming)))
+        return self._as_it_is(self._only(digits, _without_copies(found or claiming)))
 
     def hash(self, entry: LoraEntry) -> str:
         """SHA-256 of its tensors alone, which A1111 writes into pictures: AutoV3. Raises OSError."""
         return self._hashes.hash_of_tensors(entry.path)
+
+    def edit_metadata(self, entry: LoraEntry, changes: Mapping[str, str | None]) -> dict[str, str]:
+        """As the function of that name does; the hash of the tensors is still known afterwards."""
+        with self._editing:
+            before = self._as_it_is(entry).autov3
+            metadata = edit_metadata(entry.path, changes)
+            with suppress(OSError):  # gone since
+                if before is not None:
+                    self._hashes.keep_of_tensors(entry.path, before)
+            return metadata
 
     def _called(self, asked: str) -> list[LoraEntry]:
         """What is called so most exactly."""
@@ -136,10 +148,13 @@ class LoraLibrary:
             raise UnknownName("LoRA", name, [entry.name for entry in self._entries])
         return found[0]
 
-    def _with_hashes(self, entry: LoraEntry) -> LoraEntry:
+    def _as_it_is(self, entry: LoraEntry) -> LoraEntry:
         with suppress(OSError):
             sha256, autov3 = self._hashes.known(entry.path), self._hashes.known_of_tensors(entry.path)
-            return dataclasses.replace(entry, sha256=sha256, autov3=autov3)
+            status = entry.path.stat()  # metadata may have been edited since the look
+            return dataclasses.replace(
+                entry, size=status.st_size, modified=status.st_mtime, sha256=sha256, autov3=autov3
+            )
         return entry
 
 
