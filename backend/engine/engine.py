@@ -23,6 +23,8 @@ from backend.engine.components import (
     find_components,
     find_text_encoders,
 )
+from backend.engine.converted_pickles import ConvertedPickles
+from backend.engine.embedding_files import EmbeddingFiles, Reader, counted, plan_embeddings
 from backend.engine.fit import FitReport, fit_report
 from backend.engine.generation_jobs import GenerationJobs
 from backend.engine.idle import IdleUnloader
@@ -48,7 +50,7 @@ from backend.engine.recipe_summary import summary
 from backend.engine.runner import JobRunner
 from backend.engine.settings import Settings
 from backend.engine.stored_recipes import StoredRecipes
-from backend.errors import RequestError
+from backend.errors import EmulsionError, RequestError
 from backend.events import JobCancelled, JobQueued
 from backend.families.family import Description, Model
 from backend.memory.device import DeviceFacts
@@ -60,8 +62,6 @@ from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, 
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import CheckpointInput, FileRef, Recipe
 from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
-from backend.text.chunks import compile_chunks
-from backend.text.clip_tokenizer import ClipTokenizer
 from backend.text.emphasis import parse_emphasis
 from backend.text.network_tags import read_tags
 from backend.weights.hashing import HashCache
@@ -120,6 +120,8 @@ class Engine:
             wants_compiling=lambda: self.preferences.compile_networks,
             on_compiler_failure=self._tell_of_compiler_failure,
         )
+        pickles = ConvertedPickles(settings.data_dir / "converted")
+        self.embeddings = EmbeddingFiles(settings.embedding_dirs, pickles, library.hash_of)
         self._made = MadeModels(library, catalog.for_merging)
         self._models = Models(catalog.families, machine, self._made)
         self._runner = JobRunner(self._jobs, journal, publisher, machine.device, self._work)
@@ -302,7 +304,7 @@ class Engine:
 
     def count_tokens(self, text: str) -> TokenCount:
         """How long a prompt is for CLIP, without its tags."""
-        compiled = compile_chunks(parse_emphasis(read_tags(text).words), ClipTokenizer.load())
+        compiled = counted(parse_emphasis(read_tags(text).words), self.embeddings, self._current_reader())
         return TokenCount(tokens=compiled.num_tokens, limit=compiled.capacity)
 
     def plan(self, request: GenerationRequest) -> GenerationPlan:
@@ -317,7 +319,7 @@ class Engine:
         refiner = self._refiner(request, model)
         resolved = resolve_adapters(request, self.library)
         adapters = self._planned_adapters(request, resolved, model, refiner)
-        return resolve(
+        plan = resolve(
             request,
             model=model,
             refiner=refiner,
@@ -337,6 +339,7 @@ class Engine:
                 exact_batches=preferences.exact_batches,
             ),
         )
+        return self._with_embeddings(plan, request)
 
     def adapter_report(self, name: str, checkpoint: str | None = None) -> AdapterReport:
         """A LoRA of the library beside a checkpoint, or beside the one that requests get which name none.
@@ -448,6 +451,29 @@ class Engine:
             prediction=plan.model.prediction,
             adapters=added_adapters(plan),
         )
+
+    def _with_embeddings(self, plan: GenerationPlan, request: GenerationRequest) -> GenerationPlan:
+        files, acting = find_components(plan.model, self.library), plan.adapters.acting
+        embeddings = plan_embeddings(
+            plan.words,
+            plan.negative_words if plan.guidance_scale != 1 else "",
+            emphasis=plan.emphasis,
+            files=self.embeddings,
+            reader=lambda: self._models.text_reader(files.checkpoint, files.text_encoders),
+            name_hashes=request.name_hashes,
+            adapters=[self._models.reports.adapter(one.report.path) for one in acting if one.report.embeddings],
+            skips_missing=request.skips_missing_adapters,
+        )
+        return dataclasses.replace(plan, embeddings=embeddings, notices=(*plan.notices, *embeddings.notices))
+
+    def _current_reader(self) -> Reader | None:
+        """The model that requests get which name none, as textual inversions see it; None where there is none."""
+        try:
+            entry = self.checkpoint()
+            encoders = find_text_encoders(self._models.describe(entry).description, self.library)
+            return self._models.text_reader(entry, encoders)
+        except EmulsionError:
+            return None
 
     def _refiner_model(self, plan: GenerationPlan, name: ModelName) -> Model:
         files = find_components(name, self.library)

@@ -12,6 +12,7 @@ from pathlib import Path
 from backend.diffusion.guidance import Conditioning
 from backend.engine.adapted_model import AdaptableModel
 from backend.engine.adapter_reports import AdapterReports, identity_of
+from backend.engine.embedding_files import Reader, reader_of
 from backend.engine.library import CheckpointEntry, TextEncoderEntry, VaeEntry
 from backend.engine.made_models import MadeModels
 from backend.errors import UnsupportedCheckpoint
@@ -180,6 +181,17 @@ class Models:
         )
         identities = (opened.identity, *(source.identity("") for source in encoders.values()), str(use_ema))
         return AdaptableModel(files, opened.family, " ".join(identities))
+
+    def text_reader(self, entry: CheckpointEntry, text_encoders: Sequence[TextEncoderEntry] = ()) -> Reader:
+        """A model as textual inversions see it, by headers alone. Raises FileError."""
+        opened = self._opened(entry)
+        encoders = {encoder.kind: open_weights(encoder.path) for encoder in text_encoders}
+        files = ModelFiles(
+            checkpoint=opened.source,
+            text_encoders={kind: _text_encoder(source, kind) for kind, source in encoders.items()},
+        )
+        facts = self.describe(entry)
+        return reader_of(files, facts.description.text_encoders, facts.family_label)
 
     def first_bad_weight(self, entries: Iterable[CheckpointEntry | VaeEntry | TextEncoderEntry]) -> str:
         """ "model.safetensors holds no numbers in <tensor>", or "" when all weights are finite. Reads everything.

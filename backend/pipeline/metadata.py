@@ -11,6 +11,7 @@ from backend.adapter_row import AdapterRow, NameHash, row_mapping
 from backend.pipeline.infotext import write_infotext, write_name_hashes, write_names
 from backend.pipeline.plan import GenerationPlan, ModelName
 from backend.pipeline.planned_adapters import PlannedAdapters
+from backend.pipeline.planned_embeddings import of_other_files
 from backend.recipe import Recipe
 from backend.request import DEFAULT_REFINER_SWITCH, GenerationRequest
 
@@ -50,6 +51,7 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "Text encoders": write_names(model.text_encoders) or None,
             "Lora hashes": write_name_hashes(_shown_hashes(plan.adapters)) or None,
             "Adapters": rows_text(plan.adapters.rows) if plan.adapters.rows else None,
+            "TI hashes": plan.embeddings.infotext,
             "RNG": plan.noise_source.label,
             "Emphasis": plan.emphasis.label if plan.emphasis.name != "original" else None,
             "Version": f"Emulsion {__version__}",
@@ -86,7 +88,7 @@ def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
         noise_source=plan.noise_source.name,
         exact_batches=plan.exact_batches,
         adapters=plan.adapters.rows,
-        name_hashes=plan.adapters.name_hashes,
+        name_hashes=(*of_other_files(plan.adapters.name_hashes), *plan.embeddings.name_hashes),
         skips_missing_adapters=plan.adapters.skips_missing,
     )
 
@@ -98,6 +100,7 @@ def picture_texts(plan: GenerationPlan, seed: int) -> dict[str, str]:
         "request": request_of(plan, seed).to_mapping(),
         "model": _model_mapping(plan.model),
         "adapters": plan.adapters.facts(),
+        "embeddings": plan.embeddings.facts(),
     }
     return {INFOTEXT_KEY: infotext_of(plan, seed), REQUEST_KEY: json.dumps(exact, ensure_ascii=False)}
 

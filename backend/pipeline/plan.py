@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backend.diffusion.names import resolve_schedule, split_sampler_name
 from backend.diffusion.noise import NoiseKind
@@ -11,6 +11,7 @@ from backend.diffusion.schedules import Schedule
 from backend.errors import RequestError
 from backend.families.family import Description
 from backend.pipeline.planned_adapters import PlannedAdapters
+from backend.pipeline.planned_embeddings import PlannedEmbeddings
 from backend.recipe import Recipe
 from backend.registry import Registry
 from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest, PredictionKind
@@ -104,6 +105,7 @@ class GenerationPlan:
     emphasis: EmphasisMode
     noise_source: NoiseKind
     exact_batches: bool
+    embeddings: PlannedEmbeddings = field(default_factory=PlannedEmbeddings)
     notices: tuple[str, ...] = ()
 
     @property

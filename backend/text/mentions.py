@@ -17,10 +17,14 @@ _PART_OF_NAME = re.compile(r"[\w-]")
 
 @dataclass(frozen=True, kw_only=True)
 class Mention:
-    """name: of a textual inversion, as it was given; "" where none is called as `text` says."""
+    """name: of a textual inversion, as it was given; "" where none is called as `text` says.
+
+    is_explicit: whether it stands behind `embedding:`.
+    """
 
     name: str
     text: str
+    is_explicit: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,10 @@ class Names:
             ending = _ENDING.match(text, end)
             end = ending.end() if ending else end
             if not _PART_OF_NAME.match(text, end):
-                return Mention(name=name, text=text[start:end]), end
+                return Mention(name=name, text=text[start:end], is_explicit=True), end
         word = _WORD.match(text, start)
         end = word.end() if word else start
-        return Mention(name="", text=text[start:end]), end
+        return Mention(name="", text=text[start:end], is_explicit=True), end
 
     def _plain(self, text: str, finds_bare_names: bool) -> Iterator[str | Mention]:
         if not finds_bare_names or not self.names:

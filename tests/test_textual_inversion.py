@@ -1,0 +1,309 @@
+"""Textual inversions: files of all trainers, mentions in prompts, and what text encoders read in their place."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from backend.adapter_row import NameHash
+from backend.engine.engine import Engine
+from backend.engine.job import JobState
+from backend.engine.settings import Settings
+from backend.errors import BadCheckpoint, FileError, PickleRefused, UnknownName, UnsupportedCheckpoint
+from backend.images.png_text import read_png_text
+from backend.memory.layouts import Target
+from backend.nn.clip_text import ClipText
+from backend.nn.t5 import T5Config, T5Encoder
+from backend.pipeline.infotext import read_infotext
+from backend.request import GenerationRequest
+from backend.text.chunks import CompiledPrompt, compile_chunks
+from backend.text.clip_encoder import SD1_CLIP_L, encode_clip
+from backend.text.clip_tokenizer import BEGIN_TEXT, END_TEXT, ClipTokenizer
+from backend.text.embeddings import TextualInversion, embedding_of, read_embedding
+from backend.text.emphasis import BUILTIN, parse_emphasis
+from backend.text.encoder_config import clip_config_from
+from backend.text.encoder_layouts import CLIP_G, CLIP_H, CLIP_L, T5, clip_in
+from backend.text.mentions import Names, mentions_in
+from backend.text.t5_encoder import compile_t5, encode_t5
+from backend.text.t5_tokenizer import T5Tokenizer
+from backend.weights.pickle_conversion import convert_pickle
+from backend.weights.safetensors_file import open_safetensors, write_safetensors
+from backend.weights.source import InMemory
+from tests.held_networks import held_network
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+CPU = torch.device("cpu")
+ORIGINAL = BUILTIN[0]
+WIDTH = 16  # of the tiny checkpoint's text encoder
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def compiled(text: str, **num_vectors: int) -> CompiledPrompt:
+    return compile_chunks(parse_emphasis(text), ClipTokenizer.load(), num_vectors, Names(tuple(num_vectors)))
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("tensors", "expected"),
+    [
+        ({"string_to_param.*": (2, 768), "string_to_token.*": ()}, {"": (2, 768)}),
+        ({"<cat-toy>": (768,)}, {"": (1, 768)}),
+        ({"<cat-toy>": (4, 1024)}, {"": (4, 1024)}),
+        ({"emb_params": (3, 768)}, {"": (3, 768)}),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280)}, {CLIP_L: (2, 768), CLIP_G: (2, 1280)}),
+        ({"clip_l": (2, 768), "clip_g": (2, 1280), "t5xxl": (5, 4096)},
+         {CLIP_L: (2, 768), CLIP_G: (2, 1280), T5: (5, 4096)}),
+    ],
+)  # fmt: skip
+def test_files_of_all_trainers_are_known_by_their_names(
+    tensors: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    source = InMemory({key: torch.ones(shape).half() for key, shape in tensors.items()})
+    vectors = read_embedding(source, "name").vectors
+    assert {kind: tuple(found.shape) for kind, found in vectors.items()} == expected
+    assert {found.dtype for found in vectors.values()} == {torch.float32}
+
+
+def test_what_a_lora_file_carries_is_read_behind_its_prefix() -> None:
+    source = InMemory({
+        "bundle_emb.star.clip_l": numbers(2, 768),
+        "bundle_emb.star.clip_g": numbers(2, 1280),
+        "bundle_emb.moon.string_to_param.*": numbers(1, 768),
+        "lora_unet_x.lora_up.weight": numbers(4, 4),
+    })  # fmt: skip
+    assert read_embedding(source, "star", prefix="bundle_emb.star.").made_for == "SDXL"
+    assert read_embedding(source, "moon", prefix="bundle_emb.moon.").made_for == "SD 1"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "says"),
+    [
+        ({"emb_params": torch.full((2, 768), float("nan"))}, BadCheckpoint, "not numbers"),
+        ({"emb_params": torch.zeros(0, 768)}, BadCheckpoint, "[N, width]"),
+        ({"emb_params": torch.zeros(76, 768)}, BadCheckpoint, "at most 75"),
+        ({"emb_params": torch.zeros(1, 2, 768)}, BadCheckpoint, "[N, width]"),
+        ({"emb_params": torch.zeros(1, 20_000)}, BadCheckpoint, "[N, width]"),
+        ({"emb_params": torch.zeros(1, 768, dtype=torch.int64)}, BadCheckpoint, "in place of vectors"),
+        ({"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(2, 1280)}, BadCheckpoint, "as many"),
+        ({"a": torch.zeros(768), "b": torch.zeros(768)}, UnsupportedCheckpoint, "no textual inversion"),
+    ],
+)
+def test_bad_files_are_refused_with_what_is_wrong(
+    tensors: dict[str, Tensor], error: type[FileError], says: str
+) -> None:
+    with pytest.raises(error, match=r".") as refused:
+        read_embedding(InMemory(tensors, origin=Path("bad.safetensors")), "bad")
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("container", [dict, torch.nn.ParameterDict], ids=["A1111", "the first trainers"])
+def test_a_pickled_one_goes_through_the_safe_conversion(tmp_path: Path, container: Any) -> None:
+    vectors = numbers(2, 768)
+    content = {
+        "string_to_token": {"*": 265},
+        "string_to_param": container({"*": torch.nn.Parameter(vectors)}),
+        "name": "cat",
+        "step": 500,
+    }
+    torch.save(content, tmp_path / "cat.pt")
+    source = open_safetensors(convert_pickle(tmp_path / "cat.pt"))
+    assert torch.equal(read_embedding(source, "cat").vectors[""], vectors)
+    assert json.loads(source.metadata["emulsion.values"]) == {"name": "cat", "step": 500}
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, ("raise SystemExit",)
+
+
+# What reads what
+
+
+@pytest.mark.parametrize(
+    ("vectors", "widths", "is_read"),
+    [
+        ({"": (1, 768)}, {CLIP_L: 768}, True),
+        ({"": (1, 1024)}, {CLIP_L: 768}, False),
+        ({"": (1, 1024)}, {CLIP_H: 1024}, True),
+        ({"": (1, 768)}, {CLIP_L: 768, CLIP_G: 1280}, False),
+        ({CLIP_L: (1, 768), CLIP_G: (1, 1280)}, {CLIP_L: 768, CLIP_G: 1280}, True),
+        ({CLIP_L: (1, 768), CLIP_G: (1, 1280)}, {CLIP_L: 768}, False),
+        ({CLIP_L: (1, 768), CLIP_G: (1, 1280)}, {CLIP_L: 768, CLIP_G: 1280, T5: 4096}, True),
+        ({"": (1, 768)}, {CLIP_L: 768, T5: 4096}, True),
+        ({T5: (1, 4096)}, {T5: 4096}, True),
+    ],
+)  # fmt: skip
+def test_a_model_reads_what_was_made_for_all_of_its_clip_encoders(
+    vectors: dict[str, tuple[int, int]], widths: dict[str, int], is_read: bool
+) -> None:
+    inversion = embedding_of("x", {kind: torch.zeros(shape) for kind, shape in vectors.items()})
+    assert inversion.is_read_by(widths, tuple(widths)) is is_read
+
+
+def test_equal_contents_are_equal_whatever_file_they_are_from() -> None:
+    a = embedding_of("x", {"": numbers(2, 8)}, file_hash="a")
+    b = embedding_of("x", {"": numbers(2, 8)}, file_hash="b")
+    other = embedding_of("x", {"": numbers(2, 8, seed=1)})
+    assert a == b and hash(a) == hash(b)
+    assert a != other
+
+
+# Mentions and chunks
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("photo of Cat-Toy, dog", ["cat-toy"], ["cat-toy"]),
+        ("BAD HANDS, ugly", ["bad hands", "bad"], ["bad hands"]),
+        ("bad, bad hands", ["bad hands", "bad"], ["bad", "bad hands"]),
+        ("badge", ["bad"], []),
+        ("embedding:bad_hands, x", ["bad_hands", "bad"], ["bad_hands"]),
+        ("embedding:bad_hands.pt x", ["bad_hands"], ["bad_hands"]),
+        ("embedding:sdxl/BAD x", ["sdxl/bad"], ["sdxl/bad"]),
+        ("(embedding:bad:1.2)", ["bad"], ["bad"]),
+        ("(bad:1.2) [bad]", ["bad"], ["bad"]),
+        ("embedding:nothing", ["bad"], [""]),
+        ("embedding: bad", ["bad"], ["bad"]),
+        ("xembedding:bad", ["bad"], ["bad"]),
+    ],
+)
+def test_mentions_are_found_as_a1111_and_comfyui_find_them(text: str, names: list[str], expected: list[str]) -> None:
+    found = mentions_in(parse_emphasis(text), Names(tuple(names)))
+    assert list(dict.fromkeys(mention.name for mention in found)) == expected
+
+
+def test_vectors_stand_where_the_name_does_and_count_as_tokens() -> None:
+    chunk = compiled("a neg cat", neg=3).chunks[0]
+    assert chunk.tokens[:7] == (BEGIN_TEXT, 320, 0, 0, 0, 2368, END_TEXT)
+    assert chunk.mentions == ((2, "neg"),)
+    assert compiled("a neg cat", neg=3).num_tokens == 5
+
+
+def test_emphasis_acts_on_every_vector() -> None:
+    assert compiled("a (neg:1.3) cat", neg=3).chunks[0].weights[:7] == (1, 1, 1.3, 1.3, 1.3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "mentions", "count"),
+    [
+        ("cat " * 72 + "neg", [(73, "neg")], 75),
+        ("cat " * 73 + "neg", [None, (1, "neg")], 78),  # no room for three: all of them in the next chunk
+        ("cat " * 75 + "neg cat", [None, (1, "neg")], 79),
+        ("cat BREAK neg", [None, (1, "neg")], 78),
+        ("cat " * 59 + ", dog dog neg " + "dog " * 11, [None, (3, "neg")], 91),  # behind a comma that ends the chunk
+        ("neg " + "cat " * 58 + ", " + "dog " * 14, [(1, "neg"), None], 89),
+    ],
+)  # fmt: skip
+def test_vectors_stay_together_at_the_edge_of_a_chunk(
+    text: str, mentions: list[tuple[int, str] | None], count: int
+) -> None:
+    prompt = compiled(text, neg=3)
+    assert [chunk.mentions for chunk in prompt.chunks] == [(found,) if found else () for found in mentions]
+    assert prompt.num_tokens == count
+    for chunk in prompt.chunks:
+        for position, _ in chunk.mentions:
+            assert chunk.tokens[position : position + 3] == (0, 0, 0)
+
+
+# Encoders
+
+
+@pytest.fixture(scope="module")
+def reference() -> CLIPTextModel:
+    torch.manual_seed(0)
+    config = CLIPTextConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, eos_token_id=END_TEXT
+    )
+    return CLIPTextModel(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def encoder(reference: CLIPTextModel) -> ClipText:
+    source = clip_in(InMemory(dict(reference.state_dict())), "")
+    assert source is not None
+    network = held_network(
+        lambda: ClipText(clip_config_from(source, CLIP_L, heads=2)), source, Target(CPU, torch.float32)
+    )
+    assert isinstance(network, ClipText)
+    return network
+
+
+def states(encoder: ClipText, prompt: CompiledPrompt, vectors: dict[str, Tensor], clip_skip: int = 1) -> Tensor:
+    return encode_clip(
+        encoder, prompt, SD1_CLIP_L, clip_skip=clip_skip, emphasis=ORIGINAL, device=CPU, dtype=torch.float32,
+        vectors=vectors,
+    ).states  # fmt: skip
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2])
+def test_states_are_those_of_a_table_with_more_tokens(
+    encoder: ClipText, reference: CLIPTextModel, clip_skip: int
+) -> None:
+    """What transformers and diffusers do: the vectors become the last rows of the table of tokens."""
+    vectors = numbers(3, 32)
+    table = reference.text_model.embeddings.token_embedding if hasattr(reference, "text_model") else None
+    table = table if table is not None else reference.embeddings.token_embedding
+    extended = torch.nn.Embedding.from_pretrained(torch.cat([table.weight, vectors]))
+    ids = [BEGIN_TEXT, 320, 49408, 49409, 49410, 2368, *[END_TEXT] * 71]
+    owner = reference.text_model.embeddings if hasattr(reference, "text_model") else reference.embeddings
+    owner.token_embedding = extended
+    try:
+        expected = reference(torch.tensor([ids]), output_hidden_states=True)
+    finally:
+        owner.token_embedding = table
+    norm = reference.text_model.final_layer_norm if hasattr(reference, "text_model") else reference.final_layer_norm
+    wanted = norm(expected.hidden_states[-clip_skip]) if clip_skip > 1 else expected.last_hidden_state
+    found = states(encoder, compiled("a neg cat", neg=3), {"neg": vectors}, clip_skip)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_a_vector_that_is_a_tokens_own_changes_nothing(encoder: ClipText) -> None:
+    own = encoder.embeddings.token_embedding(torch.tensor([2368, 1929]), torch.float32)
+    plain = states(encoder, compiled("a cat dog, rain"), {})
+    assert torch.equal(states(encoder, compiled("a neg, rain", neg=2), {"neg": own}), plain)
+
+
+def test_t5_reads_vectors_in_place_of_the_name() -> None:
+    torch.manual_seed(0)
+    config = T5Config(width=16, layers=1, heads=2, head_width=8, mlp_width=32)
+    network = T5Encoder(config).eval().requires_grad_(False)
+    tokenizer = T5Tokenizer.load()
+    own = network.shared(torch.tensor([token.id for token in tokenizer.encode("green")]), torch.float32)
+    options: dict[str, Any] = {"min_length": 12, "max_length": 12}
+    plain = compile_t5(parse_emphasis("a (green:1.2) cat"), tokenizer, **options)
+    replaced = compile_t5(
+        parse_emphasis("a (Star:1.2) cat"), tokenizer, **options, num_vectors={"star": len(own)}, names=Names(("star",))
+    )
+    run: dict[str, Any] = {"emphasis": ORIGINAL, "ignores_padding": False, "device": CPU, "dtype": torch.float32}
+    found = encode_t5(network, replaced, **run, vectors={"star": own}).states
+    assert replaced.weights == plain.weights
+    assert torch.equal(found, encode_t5(network, plain, **run).states)
+
+
+def test_vectors_that_t5_has_no_room_for_are_lost_as_a_whole() -> None:
+    prompt = compile_t5(
+        parse_emphasis("a cat star"), T5Tokenizer.load(), min_length=6, max_length=6,
+        num_vectors={"star": 5}, names=Names(("star",)),
+    )  # fmt: skip
+    assert prompt.mentions == ()
+    assert prompt.num_lost == 5
+    assert len(prompt.tokens) == 6
