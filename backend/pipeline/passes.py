@@ -101,6 +101,7 @@ def _pass(plan: GenerationPlan, model: Model, levels: Levels, sigmas: list[float
                 width=plan.width,
                 height=plan.height,
                 distilled_guidance=plan.distilled_guidance,
+                embeddings=plan.embeddings.negative_prompt if is_negative else plan.embeddings.prompt,
             ),
         )
 
