@@ -52,6 +52,14 @@ def lora_facts(path: Path) -> LoraFacts:
         return LoraFacts(problem=str(error), formats={})
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """All that the header says of the file in words; nothing for a file that cannot be used."""
+    try:
+        return dict(open_safetensors(path).metadata)
+    except FileError:
+        return {}
+
+
 def _facts(adapter: Adapter) -> LoraFacts:
     metadata = adapter.metadata
     claimed = metadata.get("sshs_model_hash", "").lower()

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from backend.adapters.lora_facts import metadata_of
 from backend.adapters.report import AdapterReport
 from backend.engine.engine import Engine
 from backend.engine.library import LoraEntry
@@ -25,7 +26,6 @@ from backend.merging.lora_block_weights import block_weights
 from backend.merging.lora_presets import BUILTIN as PRESETS
 from backend.merging.number_lists import BASE
 from backend.recipe import weights_mapping
-from backend.weights.safetensors_file import open_safetensors
 
 _LIST_LENGTHS = range(1, 128)
 _HEADERS = {
@@ -47,7 +47,7 @@ def loras_router(engine: Engine) -> APIRouter:
     def details(name: str) -> dict[str, Any]:
         """The same of one file, with all that its header says."""
         entry = library.find_lora(name)
-        return {**_lora_json(engine, entry), "metadata": _metadata(entry)}
+        return {**_lora_json(engine, entry), "metadata": metadata_of(entry.path)}
 
     @router.get("/report")
     def report(name: str, checkpoint: str | None = None) -> dict[str, Any]:
@@ -168,13 +168,6 @@ def _lora_json(engine: Engine, entry: LoraEntry) -> dict[str, Any]:
 
 def _preview(engine: Engine, entry: LoraEntry) -> LoraPreview | None:
     return find_preview(entry.path, has_thumbnail=engine.library.lora_facts(entry).has_thumbnail)
-
-
-def _metadata(entry: LoraEntry) -> dict[str, str]:
-    try:
-        return dict(open_safetensors(entry.path).metadata)
-    except FileError:  # which the entry's problem tells
-        return {}
 
 
 def _report_json(report: AdapterReport) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from backend.http.plots import plots_router
 from backend.http.port import open_port
 from backend.http.recipes import recipes_router
 from backend.http.sdapi.listings import listings_router
+from backend.http.sdapi.loras import sdapi_loras_router
 from backend.http.sdapi.maintenance import maintenance_router
 from backend.http.sdapi.options import options_router
 from backend.http.sdapi.png_info import png_info_router
@@ -165,6 +166,7 @@ def _a1111_router(engine: Engine, security: Security, feed: JobFeed) -> APIRoute
     router.include_router(progress_router(engine))
     router.include_router(options_router(engine))
     router.include_router(listings_router(engine))
+    router.include_router(sdapi_loras_router(engine))
     router.include_router(maintenance_router(engine, security))
     router.include_router(png_info_router())
     return router
