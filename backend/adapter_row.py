@@ -6,7 +6,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -58,6 +58,14 @@ class AdapterRow:
     def strength_at(self, step: int, num_steps: int) -> float:
         """Of the denoiser, in a step counted from 0."""
         return self.use.strength if self.curve is None else self.curve.at(step, num_steps)
+
+    def use_at(self, step: int, num_steps: int) -> AdapterUse:
+        """What is added in a step counted from 0. Text encoders, which read the prompt once, have the same in all."""
+        if self.curve is None:
+            return self.use
+        text, plain = self.use.text_encoder_strength, self.use.strength
+        strength = self.curve.at(step, num_steps)
+        return replace(self.use, strength=strength, text_encoder_strength=plain if text is None else text)
 
 
 @dataclass(frozen=True, kw_only=True)

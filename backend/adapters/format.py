@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from backend.weights.low_rank import Factors
+
 Shapes = Mapping[str, tuple[int, ...]]  # of a module's tensors, by what they are ("up", "alpha" ...)
 ALL_ROWS = slice(None)
 
@@ -93,6 +95,18 @@ def _no_problem(_: Mapping[str, Tensor]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AsProduct:
+    """What a format adds as scale * up @ down, for weights that take nothing in (backend/weights/low_rank.py).
+
+    ranks: of a module with tensors of these shapes, of which at most so many are to count; None for all.
+    factors: of the whole weight as a matrix [out, everything else].
+    """
+
+    ranks: Callable[[Shapes, int | None], int]
+    factors: Callable[[Part], Factors]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Format:
     """A registered format.
 
@@ -102,6 +116,7 @@ class Format:
     add: adds the same to those rows, given as they are, in place; None where that is no cheaper.
     is_by_rows: whether a few rows cost no more than their share.
     needs_weight: whether the model's weight decides what is added, so that it means nothing without one.
+    product: how it is a product of two matrices; None for a format that is none.
     problem: what is wrong with numbers whose shapes are right, for the user; "" for nothing.
     scales_bias: whether the format changes the bias, too, of a module with tensors of these shapes.
     """
@@ -115,6 +130,7 @@ class Format:
     add: Callable[[Part, slice, Tensor], None] | None = None
     is_by_rows: Callable[[Part], bool] = never
     needs_weight: bool = False
+    product: AsProduct | None = None
     problem: Callable[[Mapping[str, Tensor]], str] = _no_problem
     scales_bias: Callable[[Shapes, tuple[int, ...]], bool] = _never_scales
 

@@ -15,7 +15,7 @@ from backend.engine.models import Models, added_adapters
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences
 from backend.errors import EmulsionError, NumericalError
-from backend.families.family import Machine
+from backend.families.family import Machine, Model
 from backend.pipeline.generate import GeneratedImage, generate
 from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
 from backend.pipeline.plan import GenerationPlan
@@ -69,19 +69,24 @@ class GenerationJobs:
         for text in (*plan.notices, *models.notices(entry)):
             report.notice(text)
         refiner = find_components(plan.refiner.model, library) if plan.refiner else None
-        images = generate(
-            plan,
-            models.open(
+
+        def model_at(step: int, num_steps: int) -> Model:
+            return models.open(
                 entry,
                 vae,
                 files.text_encoders,
                 use_ema=plan.model.use_ema,
                 prediction=plan.model.prediction,
-                adapters=added_adapters(plan),
-                reads_ahead=True,
-            ),
+                adapters=added_adapters(plan, step=step, num_steps=num_steps),
+                reads_ahead=step == 0,
+            )
+
+        images = generate(
+            plan,
+            model_at(0, plan.steps),
             report,
             report.is_cancelled,
+            models=model_at if any(adapter.row.curve for adapter in plan.adapters.acting) else None,
             refiner=models.open(
                 refiner.checkpoint,
                 refiner.vae,

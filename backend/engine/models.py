@@ -64,10 +64,12 @@ class AddedAdapter:
     path: Path
 
 
-def added_adapters(plan: GenerationPlan, *, for_refiner: bool = False) -> tuple[AddedAdapter, ...]:
-    """What a plan adds to its first model, or to the refiner."""
+def added_adapters(
+    plan: GenerationPlan, *, for_refiner: bool = False, step: int = 0, num_steps: int = 1
+) -> tuple[AddedAdapter, ...]:
+    """What a plan adds to its first model, or to the refiner, in a step counted from 0."""
     return tuple(
-        AddedAdapter(use=adapter.row.use, path=adapter.report.path)
+        AddedAdapter(use=adapter.row.use_at(step, num_steps), path=adapter.report.path)
         for adapter in plan.adapters.acting
         if adapter.is_for_refiner == for_refiner
     )

@@ -145,6 +145,10 @@ class Model(Protocol):
         """
         ...
 
+    def retire(self) -> None:
+        """Have the network make room before everything else, because another takes its place, until it is used."""
+        ...
+
     def text_plans(self) -> Sequence[Plan]:
         """How the text encoders would run, from headers alone. Raises OutOfMemory."""
         ...

@@ -53,6 +53,9 @@ class LatentModel:
     def encode_prompt(self, prompt: Prompt) -> Conditioning:
         return self._encode_prompt(prompt)
 
+    def retire(self) -> None:
+        self._machine.residency.retire(self._part)
+
     def text_plans(self) -> Sequence[Plan]:
         return [plan_encoder(self._machine, part) for part in self._text_parts]
 

@@ -121,6 +121,12 @@ class Residency:
                 self._sizes.popitem(last=False)
             return self._sizes[part.key]
 
+    def retire(self, part: Part) -> None:
+        """Have a network make room before all others, because another takes its place, until it is asked for again."""
+        with self._lock:
+            if part.key in self._held:
+                self._held.move_to_end(part.key, last=False)
+
     def begin_job(self) -> None:
         """Look again at what may be used, because other programs come and go and `shrink` is for one job."""
         with self._changing:

@@ -20,7 +20,7 @@ from backend.errors import Cancelled, NumericalError
 from backend.families.family import Model
 from backend.memory.residency import Residency
 from backend.memory.retrying import retrying
-from backend.pipeline.passes import EncodePrompt, Pass, denoise_of, passes_of
+from backend.pipeline.passes import EncodePrompt, ModelOfStep, Pass, denoise_of, passes_of
 from backend.pipeline.plan import GenerationPlan, seed_of
 from backend.pipeline.preview import PreviewMaker
 from backend.pipeline.report import Clock, Report
@@ -44,6 +44,7 @@ def generate(
     report: Report,
     is_cancelled: Callable[[], bool],
     *,
+    models: ModelOfStep | None = None,
     refiner: Model | None = None,
     encode_prompt: EncodePrompt = lambda model, prompt: model.encode_prompt(prompt),
     first_image: int = 0,
@@ -53,6 +54,8 @@ def generate(
 ) -> Iterator[GeneratedImage]:
     """The images of `plan` from `first_image` on, batch by batch.
 
+    models: which are `model` with other strengths of adapters, where these change over the steps; `model` reads the
+    prompts and decodes. They are asked once for each step before the refiner.
     refiner: the model of `plan.refiner`, which takes the noisy latents over as they are.
     encode_prompt: the model's own way, or a cache in front of it.
     first_image: how many images were made before; a job that was interrupted goes on there.
@@ -62,7 +65,7 @@ def generate(
     """
     report.stage("encoding the prompt")
     retry = _Retry(residency, report)
-    passes = passes_of(plan, model, refiner, lambda model, prompt: retry(lambda: encode_prompt(model, prompt)))
+    passes = passes_of(plan, model, refiner, lambda model, prompt: retry(lambda: encode_prompt(model, prompt)), models)
     if first_image == 0:
         _tell_of_lost_text(passes, report)
     clock = Clock(plan, sum(part.num_steps for part in passes), first_image, report)

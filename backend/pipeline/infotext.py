@@ -17,12 +17,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from backend.adapter_row import AdapterRow, NameHash, rows_from
 from backend.errors import RequestError
+from backend.pipeline.planned_embeddings import PREFIX
 from backend.recipe import parse_recipe
 from backend.request import GenerationRequest, PredictionKind
 
 NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
-_SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "TI hashes", "Hashes"})
+_SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "TI", "Hashes"})
 _HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")  # as A1111 writes a refiner
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 T = TypeVar("T")
@@ -175,6 +176,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "VAE", lambda text: {"vae": None if text in ("Automatic", "None") else text})
     _restore(restored, left, "Text encoders", lambda text: {"text_encoders": read_names(text)})
     _restore(restored, left, "Lora hashes", lambda text: {"name_hashes": read_name_hashes(text)})
+    _restore(restored, left, "TI hashes", lambda text: _with_embeddings(restored.fields, text))
     _restore(restored, left, "Adapters", lambda text: {"adapters": _rows(text)})
     _restore(restored, left, "Refiner", lambda text: {"refiner": _HASH_BEHIND_NAME.sub("", text)})
     _restore(restored, left, "Refiner switch at", lambda text: {"refiner_switch": float(text)})
@@ -210,6 +212,12 @@ def _restore(
         restored.notices.append(f"{key}: {_shown(text)} was not restored; it is not what belongs there.")
     else:
         restored.fields.update(values)
+
+
+def _with_embeddings(fields: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Which files the textual inversions are, beside the LoRAs."""
+    used = (NameHash(name=PREFIX + known.name, hash=known.hash) for known in read_name_hashes(text))
+    return {"name_hashes": (*fields.get("name_hashes", ()), *used)}
 
 
 def _restore_checkpoint(restored: RestoredRequest, left: dict[str, str]) -> None:

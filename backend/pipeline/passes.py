@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TypeAlias
 
 from backend.diffusion.guidance import Conditioning, classifier_free, fit_together
@@ -15,15 +16,22 @@ from backend.diffusion.schedules import sigmas_for
 from backend.errors import RequestError
 from backend.families.family import Evaluation, Model, Prompt
 from backend.pipeline.plan import GenerationPlan, RefinerPlan
+from backend.pipeline.step_models import StepDenoiser
 
 EncodePrompt: TypeAlias = Callable[[Model, Prompt], Conditioning]
+ModelOfStep: TypeAlias = Callable[[int, int], Model]
+"""(step, counted from 0, and how many steps the job has, with the refiner's) -> the model that makes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """Noise levels that one model goes through. uncond: None without classifier-free guidance."""
+    """Noise levels that one model goes through. uncond: None without classifier-free guidance.
+
+    model_at: the model of a step, counted from 0, where its weights change on the way; equal ones are one object.
+    """
 
     model: Model
+    model_at: Callable[[int], Model]
     levels: Levels
     sigmas: list[float]
     cond: Conditioning
@@ -34,22 +42,34 @@ class Pass:
         return len(self.sigmas) - 1
 
 
-def passes_of(plan: GenerationPlan, model: Model, refiner: Model | None, encode: EncodePrompt) -> list[Pass]:
+def passes_of(
+    plan: GenerationPlan,
+    model: Model,
+    refiner: Model | None,
+    encode: EncodePrompt,
+    models: ModelOfStep | None = None,
+) -> list[Pass]:
     """The passes of a job, none without steps, with their prompts encoded.
 
+    models: for the steps before the refiner; None for `model` in all of them. What they know of levels and latents is
+    that of `model`, which reads the prompts.
     Raises RequestError for a refiner whose latents are not those of the model, and what encoding raises.
     """
     levels = model.levels(plan.width, plan.height, plan.shift)
     sigmas = sigmas_for(
         plan.schedule, plan.steps, levels, discards_penultimate_sigma=plan.sampler.discards_penultimate_sigma
     )
+    model_at = _one(model) if models is None else cache(partial(_model_at, models, len(sigmas) - 1))
     if refiner is None or plan.refiner is None:
-        return [_pass(plan, model, levels, sigmas, encode)]
+        return [_pass(plan, model, model_at, levels, sigmas, encode)]
     _check_refiner(plan, model, refiner)
     switch = steps_before_refiner(plan.refiner, sigmas, levels)
     refiner_levels = refiner.levels(plan.width, plan.height, plan.shift)
-    stretches = ((model, levels, sigmas[: switch + 1]), (refiner, refiner_levels, sigmas[switch:]))
-    return [_pass(plan, *stretch, encode) for stretch in stretches if len(stretch[2]) > 1]
+    stretches = (
+        (model, model_at, levels, sigmas[: switch + 1]),
+        (refiner, _one(refiner), refiner_levels, sigmas[switch:]),
+    )
+    return [_pass(plan, *stretch, encode) for stretch in stretches if len(stretch[3]) > 1]
 
 
 def steps_before_refiner(refiner: RefinerPlan, sigmas: list[float], levels: Levels) -> int:
@@ -64,10 +84,15 @@ def denoise_of(part: Pass, plan: GenerationPlan) -> Denoise:
 
     Conditionings are evaluated one after the other where memory is too short for both at once. Raises OutOfMemory.
     """
-    scarce = part.model.plan_if_scarce(evaluation_of(part, plan))
-    timesteps = [part.levels.timestep(sigma) for sigma in part.sigmas if sigma > 0]
+    return StepDenoiser(part.sigmas, part.model_at, partial(_denoise_with, part, plan))
+
+
+def _denoise_with(part: Pass, plan: GenerationPlan, model: Model, steps: Sequence[int]) -> Denoise:
+    scarce = model.plan_if_scarce(evaluation_of(part, plan))
+    sigmas = part.sigmas[steps[0] : steps[-1] + 2]  # samplers also look at where a step ends
+    timesteps = [part.levels.timestep(sigma) for sigma in sigmas if sigma > 0]
     network = classifier_free(
-        part.model.network(timesteps, scarce.working_bytes if scarce else 0),
+        model.network(timesteps, scarce.working_bytes if scarce else 0),
         part.cond,
         part.uncond,
         plan.guidance_scale,
@@ -89,7 +114,22 @@ def evaluation_of(part: Pass, plan: GenerationPlan) -> Evaluation:
     )
 
 
-def _pass(plan: GenerationPlan, model: Model, levels: Levels, sigmas: list[float], encode: EncodePrompt) -> Pass:
+def _one(model: Model) -> Callable[[int], Model]:
+    return lambda step: model
+
+
+def _model_at(models: ModelOfStep, num_steps: int, step: int) -> Model:
+    return models(step, num_steps)
+
+
+def _pass(
+    plan: GenerationPlan,
+    model: Model,
+    model_at: Callable[[int], Model],
+    levels: Levels,
+    sigmas: list[float],
+    encode: EncodePrompt,
+) -> Pass:
     def prompt(text: str, *, is_negative: bool) -> Conditioning:
         return encode(
             model,
@@ -107,7 +147,7 @@ def _pass(plan: GenerationPlan, model: Model, levels: Levels, sigmas: list[float
 
     cond = prompt(plan.words, is_negative=False)
     uncond = None if plan.guidance_scale == 1 else prompt(plan.negative_words, is_negative=True)
-    return Pass(model=model, levels=levels, sigmas=sigmas, cond=cond, uncond=uncond)
+    return Pass(model=model, model_at=model_at, levels=levels, sigmas=sigmas, cond=cond, uncond=uncond)
 
 
 def _check_refiner(plan: GenerationPlan, model: Model, refiner: Model) -> None:

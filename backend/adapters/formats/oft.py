@@ -20,10 +20,10 @@ def _oft_delta(part: Part, rows: slice) -> Tensor:
 
 def _boft_delta(part: Part, rows: slice) -> Tensor:
     """Stage i rotates groups of rows that lie 2^i half blocks apart."""
-    weight, stages = part.weight(ALL_ROWS), part.tensors["oft_blocks"]
+    weight = part.weight(ALL_ROWS)
     out = weight.reshape(part.shape[0], -1)
-    for index, stage in enumerate(stages):
-        rotations = _weighted(_rotations(stage, _constraint(part)), part.strength)
+    stages = _weighted(_rotations(part.tensors["oft_blocks"], _constraint(part)), part.strength)
+    for index, rotations in enumerate(stages):
         num_blocks, size = rotations.shape[:2]
         distance = 2**index * (size // 2)
         gathered = out.reshape(-1, 2, distance, out.shape[1]).transpose(1, 2)
@@ -33,7 +33,7 @@ def _boft_delta(part: Part, rows: slice) -> Tensor:
 
 
 def _rotations(blocks: Tensor, constraint: float) -> Tensor:
-    """Cayley: (1 + Q)(1 - Q)^-1 of the skew part Q of each block [n, b, b], whose norm stays below the constraint."""
+    """Cayley: (1 + Q)(1 - Q)^-1 of the skew part Q of each block [..., b, b]; the norm of all together is bounded."""
     skew = (blocks - blocks.mT).double()
     norm = float(skew.norm())
     if 0 < constraint < norm:
