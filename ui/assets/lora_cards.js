@@ -24,9 +24,8 @@ class LoraTab {
     this.find = (name) => root.querySelector(`[data-part=${name}]`);
     this.view = { ...VIEW, ...kept() };
     this.loras = [];
-    this.told = ""; // the list as the server sent it last
     this.finder = () => null;
-    this.used = new Map(); // LoRA -> what its tag in the prompt says behind the name
+    this.used = new Map(); // as of usedIn
     this.checkpoint = "";
     this.families = new Map(); // of checkpoints, by name
     const does = { use: (lora) => this.use(lora), row: (lora) => this.addRow(lora), details: (lora) => this.showDetails(lora) };
@@ -47,35 +46,44 @@ class LoraTab {
   }
 
   take(loras) {
-    const told = JSON.stringify(loras);
-    if (told !== this.told) {
-      this.told = told;
-      this.loras = loras;
-      this.finder = finderOf(loras);
-      this.grid.forget();
-      if (!loras.some((lora) => `${lora.folder}/`.startsWith(`${this.view.folder}/`))) this.view.folder = "";
-    }
-    this.readPrompt(promptNow());
+    const before = new Map(this.loras.map((lora) => [lora.name, lora]));
+    const isSame = (lora) => JSON.stringify(before.get(lora.name)) === JSON.stringify(lora);
+    this.loras = loras.map((lora) => (isSame(lora) ? before.get(lora.name) : lora)); // which keeps its card
+    this.finder = finderOf(this.loras);
+    this.grid.keepOnly(this.loras);
+    if (!loras.some(({ family }) => family === this.view.family)) this.view.family = "";
+    if (!loras.some((lora) => `${lora.folder}/`.startsWith(`${this.view.folder}/`))) this.view.folder = "";
+    this.used = this.usedIn(promptNow());
     this.draw();
   }
 
   named = (name) => this.loras.find((lora) => lora.name === name);
   isUsed = (lora) => this.used.has(lora);
+  tagOf = (lora) => tagOf(lora, this.finder);
 
   draw() {
     const { view, loras } = this;
     const fitting = this.families.get(this.checkpoint) ?? "";
     const shown = shownOf(loras, view, fitting);
-    const families = [["", "All families"], ...familiesOf(loras)];
-    const change = (name) => (value) => this.look({ [name]: value });
-    this.find("sort").replaceChildren(select(SORTS, view.sort, change("sort"), { "aria-label": "Order" }));
-    this.find("family").replaceChildren(select(families, view.family, change("family"), { "aria-label": "Family" }));
+    this.find("sort").firstElementChild.value = view.sort;
+    this.drawFamilies();
     this.find("fits").checked = view.fits;
     this.find("fits").disabled = !fitting;
     this.drawFolders();
     this.find("count").textContent = shown.length === loras.length ? counted(loras.length) : `${shown.length} of ${counted(loras.length)}`;
     this.drawNone(shown.length === 0);
     this.grid.show(shown);
+    this.details.mark();
+  }
+
+  drawFamilies() {
+    const options = [["", "All families"], ...familiesOf(this.loras)];
+    const place = this.find("family");
+    if (place.dataset.options !== JSON.stringify(options)) {
+      place.dataset.options = JSON.stringify(options);
+      place.replaceChildren(select(options, "", (family) => this.look({ family }), { "aria-label": "Family" }));
+    }
+    place.firstElementChild.value = this.view.family;
   }
 
   drawFolders() {
@@ -113,11 +121,8 @@ class LoraTab {
     Object.assign(this.view, changes);
     if ("text" in changes && this.find("search").value !== changes.text) this.find("search").value = changes.text;
     localStorage.setItem(KEY, JSON.stringify({ ...this.view, text: "" }));
-    const focused = document.activeElement?.getAttribute("aria-label");
     this.draw();
-    // The lists and folders are made anew, and the one in use keeps the focus.
-    if (document.activeElement === document.body && focused) this.root.querySelector(`select[aria-label="${CSS.escape(focused)}"]`)?.focus();
-    else if (document.activeElement === document.body && "folder" in changes) this.find("folders").querySelector("[aria-current]")?.focus();
+    if (!this.root.contains(document.activeElement)) this.find("folders").querySelector("[aria-current]").focus();
   }
 
   async refresh() {
@@ -130,12 +135,10 @@ class LoraTab {
     note(`${counted(this.loras.length)} found.`);
   }
 
-  readPrompt(prompt) {
-    this.used = new Map();
-    for (const { name, rest } of tagsIn(prompt)) {
-      const lora = this.finder(name);
-      if (lora) this.used.set(lora, rest);
-    }
+  /** LoRA -> what its tag in the prompt says behind the name. */
+  usedIn(prompt) {
+    const found = tagsIn(prompt).map(({ name, rest }) => [this.finder(name), rest]);
+    return new Map(found.filter(([lora]) => lora));
   }
 
   /** In with its tag, or out again. */
@@ -144,20 +147,22 @@ class LoraTab {
     else if (lora.problem) {
       this.showDetails(lora);
       return tellProblem(`${lora.name} cannot be used: ${lora.problem}`);
-    } else if (!tagOf(lora)) return tellProblem(`The name of ${lora.name} does not fit into a tag. Add it as a row instead.`);
-    else insertLora(lora);
+    } else if (!this.tagOf(lora)) return tellProblem(`The name of ${lora.name} does not fit into a tag. Add it as a row instead.`);
+    else insertLora(lora, this.finder);
     this.promptChanged(promptNow());
   }
 
   addRow(lora) {
     if (lora.problem) return tellProblem(`${lora.name} cannot be used: ${lora.problem}`);
     const detail = { name: lora.name, strength: weightOf(lora) };
-    document.dispatchEvent(new CustomEvent("emulsion:add-adapter", { detail }));
-    note(`${lora.name} is a row of txt2img.`);
+    document.dispatchEvent(new CustomEvent("emulsion:add-adapter", { detail })); // adapter_rows.js listens
   }
 
   promptChanged(prompt) {
-    this.readPrompt(prompt);
+    const used = this.usedIn(prompt);
+    const isSame = used.size === this.used.size && [...used].every(([lora, rest]) => this.used.get(lora) === rest);
+    if (isSame) return;
+    this.used = used;
     this.grid.markAll();
     this.details.mark();
   }
@@ -170,11 +175,6 @@ class LoraTab {
   closeDetails(lora) {
     delete this.root.dataset.details;
     this.grid.focus(lora);
-  }
-
-  /** What the server says of one LoRA has changed. */
-  async changed() {
-    await this.load();
   }
 
   async findHash() {
@@ -196,6 +196,7 @@ class LoraTab {
   }
 
   connect() {
+    this.find("sort").replaceChildren(select(SORTS, this.view.sort, (sort) => this.look({ sort }), { "aria-label": "Order" }));
     const search = this.find("search");
     let timer = 0;
     search.addEventListener("input", () => {
@@ -225,10 +226,9 @@ class LoraTab {
       const isOther = values.checkpoint !== this.checkpoint;
       this.checkpoint = values.checkpoint ?? "";
       this.promptChanged(values.prompt ?? "");
-      if (isOther) {
-        this.draw();
-        this.details.checkpointChanged();
-      }
+      if (!isOther || this.root.offsetParent === null) return; // it is drawn when it is turned to
+      this.draw();
+      this.details.checkpointChanged();
     });
     watchPrompt((prompt) => this.promptChanged(prompt));
     let isOpen = false;

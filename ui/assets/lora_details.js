@@ -6,14 +6,14 @@ import { action, element } from "./elements.js";
 import { watchJobs } from "./jobs.js";
 import { metadataEditor } from "./lora_metadata.js";
 import { notesForm } from "./lora_notes.js";
-import { insertWord, tagOf } from "./lora_prompt.js";
+import { insertWord } from "./lora_prompt.js";
 import { reportOf } from "./lora_report.js";
 import { note, tellProblem } from "./messages.js";
 import { ask } from "./server.js";
 
 const KIB = 1024;
 
-/** tab: {isUsed, use, addRow, closeDetails, changed, checkpoint, named} */
+/** tab: the LoraTab that it belongs to. */
 export function detailsPanel(panel, tab) {
   let lora = null;
   let known = null; // with its metadata
@@ -22,6 +22,7 @@ export function detailsPanel(panel, tab) {
   let opener = null;
 
   const report = element("section", "em-lora-part");
+  const facts = element("section", "em-lora-part");
   const use = action("", () => tab.use(tab.named(lora.name) ?? lora));
   const keepPreview = action("Use the last picture as preview", () => setPreview());
 
@@ -57,7 +58,7 @@ export function detailsPanel(panel, tab) {
 
   function draw() {
     const name = lora.name;
-    notes = notesForm(known, () => tab.changed());
+    notes = notesForm(known, () => tab.load());
     mark();
     panel.replaceChildren(
       head(),
@@ -66,9 +67,10 @@ export function detailsPanel(panel, tab) {
       report,
       notes.form,
       words(),
-      facts(),
-      metadataEditor(known, () => lora?.name === name && tab.changed()),
+      facts,
+      metadataEditor(known, () => written(name)),
     );
+    drawFacts();
     drawReport();
     panel.querySelector("h2").focus();
   }
@@ -89,7 +91,7 @@ export function detailsPanel(panel, tab) {
   }
 
   async function copyTag() {
-    const tag = tagOf(tab.named(lora.name) ?? lora);
+    const tag = tab.tagOf(tab.named(lora.name) ?? lora);
     if (tag) await copy(tag, "The tag is copied.");
     else tellProblem("This name does not fit into a tag.");
   }
@@ -98,7 +100,7 @@ export function detailsPanel(panel, tab) {
     const [job, index] = pictures[0];
     try {
       await ask("api/v1/loras/preview", { name: lora.name, job, index }, { method: "PUT" });
-      await tab.changed();
+      await tab.load();
       note("The picture is the preview now.");
     } catch (error) {
       tellProblem(`The preview was not changed: ${error.message}`);
@@ -128,8 +130,16 @@ export function detailsPanel(panel, tab) {
     note(`“${word}” is in the prompt.`);
   }
 
-  function facts() {
-    const part = section("File");
+  /** The file is another one now: with other hashes, and perhaps an alias. */
+  async function written(name) {
+    await tab.load();
+    const entry = tab.named(name);
+    if (lora?.name !== name || !entry) return;
+    known = { ...known, ...entry };
+    drawFacts();
+  }
+
+  function drawFacts() {
     const list = element("dl", "em-lora-facts");
     const add = (name, value) => value && list.append(element("dt", "", name), element("dd", "", value));
     const [low, high] = known.rank ?? [];
@@ -141,10 +151,9 @@ export function detailsPanel(panel, tab) {
     add("Size", sizeOf(known.size));
     add("Changed", new Date(known.modified * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" }));
     add("File", known.file);
-    add("SHA-256", known.sha256 || "not computed yet");
-    add("AutoV3", known.autov3);
-    part.append(list);
-    return part;
+    add("SHA-256", known.sha256 ?? "not computed yet");
+    add("AutoV3", known.autov3 ?? "not computed yet");
+    facts.replaceChildren(element("h3", "", "File"), list);
   }
 
   async function drawReport() {

@@ -3,8 +3,6 @@
 import { element } from "./elements.js";
 import { address } from "./server.js";
 
-const LETTERS = 3; // of a name, where there is no picture
-
 /** does: {use, row, details}, each called with a LoRA. usedAs: (lora) -> what its tag says, null without one. */
 export function cardGrid(list, does, usedAs) {
   const cards = new Map(); // LoRA -> its card
@@ -55,6 +53,7 @@ export function cardGrid(list, does, usedAs) {
   }
 
   function focus(lora) {
+    if (!lora) return;
     comeTo(lora);
     useButton(lora)?.focus();
     cards.get(lora)?.scrollIntoView({ block: "nearest" });
@@ -72,21 +71,26 @@ export function cardGrid(list, does, usedAs) {
 
   return {
     show(loras) {
+      const focused = loraOf(document.activeElement);
       shown = loras;
       for (const lora of loras) {
         if (!cards.has(lora)) cards.set(lora, cardOf(lora));
         mark(lora);
       }
-      list.replaceChildren(...loras.map((lora) => cards.get(lora)));
+      const wanted = loras.map((lora) => cards.get(lora));
+      if (wanted.length !== list.childElementCount || wanted.some((card, index) => list.children[index] !== card)) {
+        list.replaceChildren(...wanted);
+        if (focused) focus(shown.includes(focused) ? focused : (shown.find(({ name }) => name === focused.name) ?? shown[0]));
+      }
       if (!shown.includes(current)) comeTo(shown[0] ?? null);
     },
-    /** Other LoRAs than before: what was made for the old ones is let go. */
-    forget() {
-      cards.clear();
-      current = null;
+    /** Let go of the cards of all others. */
+    keepOnly(loras) {
+      const known = new Set(loras);
+      for (const lora of cards.keys()) if (!known.has(lora)) cards.delete(lora);
     },
     markAll: () => shown.forEach(mark),
-    focusFirst: () => shown.length && focus(current ?? shown[0]),
+    focusFirst: () => focus(current ?? shown[0]),
     focus: (lora) => shown.includes(lora) && focus(lora),
   };
 }
@@ -102,12 +106,12 @@ function cardOf(lora) {
   });
   const caption = element("span", "em-lora-caption");
   const [folder, name] = nameParts(lora.name);
-  const chips = element("span", "em-chips");
-  if (lora.problem) chips.append(element("span", "em-chip em-chip-problem", "Problem"));
-  else if (lora.family) chips.append(element("span", "em-chip", lora.family_label || lora.family));
-  caption.append(element("span", "em-lora-name", name), chips);
-  if (folder) caption.prepend(element("span", "em-lora-folder", folder));
-  use.append(pictureOf(lora, name), caption, element("span", "em-lora-used", "", { "aria-hidden": "true" }));
+  const picture = pictureOf(lora, name);
+  if (lora.problem) picture.append(element("span", "em-chip em-chip-problem", "Problem"));
+  else if (lora.family) picture.append(element("span", "em-chip", lora.family_label || lora.family));
+  if (folder) caption.append(element("span", "em-lora-folder", folder));
+  caption.append(element("span", "em-lora-name", name));
+  use.append(picture, caption, element("span", "em-lora-used", "", { "aria-hidden": "true" }));
   const tools = element("span", "em-lora-tools");
   tools.append(
     element("button", "em-icon em-add-row", `Add ${name} as a row`, { type: "button", "data-do": "row", tabindex: "-1", title: "Add as a row" }),
@@ -118,15 +122,23 @@ function cardOf(lora) {
 }
 
 function pictureOf(lora, name) {
-  const frame = element("span", "em-lora-picture", "", { "aria-hidden": "true" });
+  const frame = element("span", "em-lora-picture");
+  const letters = () => element("span", "em-lora-letters", initialsOf(name), { "aria-hidden": "true" });
   if (!lora.preview) {
-    frame.append(element("span", "em-lora-letters", [...name].slice(0, LETTERS).join("")));
+    frame.append(letters());
     return frame;
   }
   const image = element("img", "", "", { alt: "", loading: "lazy", decoding: "async", src: address(lora.preview) });
-  image.addEventListener("error", () => image.replaceWith(element("span", "em-lora-letters", [...name].slice(0, LETTERS).join(""))));
+  image.addEventListener("error", () => image.replaceWith(letters()));
   frame.append(image);
   return frame;
+}
+
+/** What stands where there is no picture. */
+function initialsOf(name) {
+  const words = name.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+  const letters = words.length > 1 ? words.slice(0, 2).map((word) => [...word][0]) : [...(words[0] ?? "?")].slice(0, 2);
+  return letters.join("");
 }
 
 /** ["a/b", "c"] of "a/b/c". */

@@ -1,6 +1,7 @@
 // Tags of LoRAs in the prompts of txt2img: which there are, how one comes in and how it goes out again.
 
 const TAG = /<(?:lora|lyco):([^:>]*)(?::([^>]*))?>/gi;
+const HASH = /^#[0-9a-f]{8,64}$/;
 const UNFIT = /[:<>]|^#|^\s|\s$/; // what a name in a tag cannot have
 const OPEN = "([{<";
 const CLOSED = ")]}>";
@@ -28,35 +29,48 @@ export function tagsIn(prompt) {
 
 /** How the server finds a LoRA by what a tag calls it, as far as it can be known here. */
 export function finderOf(loras) {
-  const [byName, byAlias] = [new Map(), new Map()];
+  const [byName, byEnd, byAlias] = [new Map(), new Map(), new Map()];
+  const put = (map, key, lora) => map.set(key, map.has(key) && map.get(key) !== lora ? null : lora); // null: several
   for (const lora of loras) {
+    const ending = /\.[^./]*$/.exec(lora.file)?.[0] ?? "";
+    const parts = lora.name.split("/");
     byName.set(lora.name, lora);
-    for (const alias of new Set([lora.name.split("/").at(-1), fileName(lora.file), lora.alias].filter(Boolean))) {
-      byAlias.set(alias, byAlias.has(alias) ? null : lora); // null: several, so that it means none
+    for (let from = 0; from < parts.length; from++) {
+      const end = parts.slice(from).join("/").toLowerCase();
+      put(byEnd, end, lora);
+      put(byEnd, `${end}${ending}`, lora);
     }
+    if (lora.alias) put(byAlias, lora.alias.toLowerCase(), lora);
   }
   return (name) => {
-    if (!name.startsWith("#")) return byName.get(name) ?? byAlias.get(name) ?? null;
-    const hash = name.slice(1).toLowerCase();
-    const isIt = (known) => hash.length >= 8 && Boolean(known?.toLowerCase().startsWith(hash));
+    const asked = name.toLowerCase();
+    if (!asked.startsWith("#")) {
+      const found = byName.get(name) ?? byEnd.get(asked);
+      return found === undefined ? (byAlias.get(asked) ?? null) : found;
+    }
+    const isIt = (known) => HASH.test(asked) && Boolean(known?.startsWith(asked.slice(1)));
     return loras.find((lora) => isIt(lora.sha256) || isIt(lora.autov3)) ?? null;
   };
 }
 
-/** The tag of a LoRA, by its hash where its name does not fit into one; null where it has no hash yet either. */
-export function tagOf(lora) {
+/**
+ * The tag of a LoRA: without its folder where no other has its name, as other programs want it; by its hash where its
+ * name does not fit into a tag; null where it has no hash yet either. `find`: as of finderOf.
+ */
+export function tagOf(lora, find) {
   const hash = (lora.autov3 ?? lora.sha256)?.slice(0, 12);
-  const name = UNFIT.test(lora.name) ? hash && `#${hash}` : lora.name;
+  const last = lora.name.split("/").at(-1);
+  const name = UNFIT.test(lora.name) ? hash && `#${hash}` : find(last) === lora ? last : lora.name;
   return name ? `<lora:${name}:${weightOf(lora)}>` : null;
 }
 
 export const weightOf = (lora) => lora.preferred_weight || 1;
 
-/** Put the LoRA, and the words that it wants, into the prompts. */
-export function insertLora(lora) {
+/** Put the LoRA, and the words that it wants, into the prompts. `find`: as of finderOf. */
+export function insertLora(lora, find) {
   const prompt = area("prompt");
   const words = lora.activation_text.trim();
-  write(prompt, inserted(prompt.value, cursorOf(prompt), `${tagOf(lora)}${words && ` ${words}`}`, Boolean(words)));
+  write(prompt, inserted(prompt.value, cursorOf(prompt), `${tagOf(lora, find)}${words && ` ${words}`}`, Boolean(words)));
   const negative = area("negative-prompt");
   const unwanted = lora.negative_text.trim();
   if (unwanted && negative && !negative.value.includes(unwanted)) {
@@ -88,7 +102,6 @@ export function insertWord(word) {
   write(prompt, inserted(prompt.value, cursorOf(prompt), word, true));
 }
 
-const fileName = (path) => path?.split(/[\\/]/).at(-1).replace(/\.[^.]*$/, "");
 const cursorOf = (prompt) => (isTouched ? prompt.selectionEnd : prompt.value.length);
 
 function write(field, { text, at }) {
