@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -23,6 +25,7 @@ from backend.engine.engine import Engine
 from backend.engine.job import JobState
 from backend.engine.settings import Settings
 from backend.errors import BadCheckpoint, FileError, PickleRefused, UnknownName, UnsupportedCheckpoint
+from backend.http.embeddings import embeddings_router, sdapi_embeddings_router
 from backend.images.png_text import read_png_text
 from backend.memory.layouts import Target
 from backend.nn.clip_text import ClipText
@@ -32,7 +35,7 @@ from backend.request import GenerationRequest
 from backend.text.chunks import CompiledPrompt, compile_chunks
 from backend.text.clip_encoder import SD1_CLIP_L, encode_clip
 from backend.text.clip_tokenizer import BEGIN_TEXT, END_TEXT, ClipTokenizer
-from backend.text.embeddings import TextualInversion, embedding_of, read_embedding
+from backend.text.embeddings import embedding_of, read_embedding
 from backend.text.emphasis import BUILTIN, parse_emphasis
 from backend.text.encoder_config import clip_config_from
 from backend.text.encoder_layouts import CLIP_G, CLIP_H, CLIP_L, T5, clip_in
@@ -43,6 +46,7 @@ from backend.weights.pickle_conversion import convert_pickle
 from backend.weights.safetensors_file import open_safetensors, write_safetensors
 from backend.weights.source import InMemory
 from tests.held_networks import held_network
+from tests.tiny_adapters import lora_tensors
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
@@ -162,7 +166,8 @@ def test_equal_contents_are_equal_whatever_file_they_are_from() -> None:
     a = embedding_of("x", {"": numbers(2, 8)}, file_hash="a")
     b = embedding_of("x", {"": numbers(2, 8)}, file_hash="b")
     other = embedding_of("x", {"": numbers(2, 8, seed=1)})
-    assert a == b and hash(a) == hash(b)
+    assert a == b
+    assert hash(a) == hash(b)
     assert a != other
 
 
@@ -307,3 +312,214 @@ def test_vectors_that_t5_has_no_room_for_are_lost_as_a_whole() -> None:
     assert prompt.mentions == ()
     assert prompt.num_lost == 5
     assert len(prompt.tokens) == 6
+
+
+# Jobs
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_tiny_checkpoint(tmp_path / "models" / "checkpoints" / "tiny.safetensors")
+    (tmp_path / "models" / "embeddings" / "more").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def engine(root: Path) -> Iterator[Engine]:
+    engine = Engine.open(Settings.for_root(root, force_cpu=True, memory_budget=2**30), persistent=False)
+    yield engine
+    engine.close()
+
+
+def write_embedding(root: Path, name: str, *, width: int = WIDTH, count: int = 2, seed: int = 3) -> Path:
+    path = root / "models" / "embeddings" / f"{name}.safetensors"
+    write_safetensors(path, {"emb_params": 3 * numbers(count, width, seed=seed)}, {})
+    return path
+
+
+def picture(engine: Engine, prompt: str, negative: str = "", **fields: Any) -> tuple[bytes, GenerationRequest, str]:
+    """Pixels, the request that makes them again, and the infotext."""
+    wanted = GenerationRequest(prompt=prompt, negative_prompt=negative, steps=2, seed=5, **fields)
+    view = engine.wait(engine.submit(wanted), 60)
+    assert (view.state, view.error) == (JobState.DONE, "")
+    texts = read_png_text(view.images[0].path.read_bytes())
+    exact = GenerationRequest.from_mapping(json.loads(texts["emulsion"])["request"])
+    return Image.open(view.images[0].path).tobytes(), exact, texts["parameters"]
+
+
+def notices(engine: Engine, prompt: str, **fields: Any) -> tuple[str, ...]:
+    return engine.plan(GenerationRequest(prompt=prompt, seed=1, **fields)).notices
+
+
+def test_a_mention_changes_the_picture_in_both_prompts(engine: Engine, root: Path) -> None:
+    plain, negative_plain = picture(engine, "a star cat")[0], picture(engine, "a cat", "a star")[0]
+    write_embedding(root, "star")
+    assert picture(engine, "a star cat")[0] != plain
+    assert picture(engine, "a embedding:star cat")[0] == picture(engine, "a STAR cat")[0]
+    assert picture(engine, "a cat", "a star")[0] != negative_plain
+
+
+def test_a_picture_says_which_file_it_was_made_with_and_is_made_again(engine: Engine, root: Path) -> None:
+    path = write_embedding(root, "star")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    pixels, exact, infotext = picture(engine, "a star cat")
+    assert read_infotext(infotext).parameters["TI hashes"] == f"star: {sha256[:12]}"
+    assert NameHash(name="embedding:star", hash=sha256) in exact.name_hashes
+    path.rename(path.with_stem("sun"))
+    write_embedding(root, "star", seed=4)  # another file under the old name
+    assert picture(engine, exact.prompt, name_hashes=exact.name_hashes)[0] == pixels
+    assert picture(engine, exact.prompt)[0] != pixels
+
+
+def test_a_file_that_changed_is_read_again(engine: Engine, root: Path) -> None:
+    write_embedding(root, "star")
+    first = picture(engine, "a star")[0]
+    write_embedding(root, "star", count=3, seed=8)
+    assert picture(engine, "a star")[0] != first
+
+
+def test_one_for_other_models_is_a_word_and_told_by_both_families(engine: Engine, root: Path) -> None:
+    plain = picture(engine, "a star cat")[0]
+    write_embedding(root, "star", width=1024)
+    assert picture(engine, "a star cat")[0] == plain
+    (notice,) = notices(engine, "a star cat")
+    assert "made for SD 2" in notice
+    assert "Stable Diffusion 1.x" in notice
+    assert notices(engine, "a embedding:star cat") == (notice,)
+
+
+def test_a_shorter_name_counts_where_the_longer_one_cannot_be_used(engine: Engine, root: Path) -> None:
+    write_embedding(root, "bad hands", width=768)
+    write_embedding(root, "bad")
+    used = engine.plan(GenerationRequest(prompt="bad hands", seed=1)).embeddings.prompt
+    assert [inversion.name for inversion in used] == ["bad"]
+
+
+def test_one_that_is_asked_for_and_missing_is_refused_unless_it_may_be(engine: Engine, root: Path) -> None:
+    write_embedding(root, "star")
+    with pytest.raises(UnknownName, match="moon") as refused:
+        engine.submit(GenerationRequest(prompt="a embedding:moon, cat"))
+    assert refused.value.known == ("star",)
+    (notice,) = notices(engine, "a embedding:moon, cat", skips_missing_adapters=True)
+    assert "made without embedding:moon" in notice
+
+
+def test_a_damaged_file_is_a_word_unless_it_is_asked_for(engine: Engine, root: Path) -> None:
+    path = root / "models" / "embeddings" / "star.safetensors"
+    write_safetensors(path, {"emb_params": torch.full((1, WIDTH), float("inf"))}, {})
+    (notice,) = notices(engine, "a star")
+    assert "not numbers" in notice
+    with pytest.raises(BadCheckpoint, match="not numbers"):
+        engine.submit(GenerationRequest(prompt="a embedding:star"))
+
+
+def test_a_pickle_is_converted_when_it_is_used_and_one_with_code_is_refused(engine: Engine, root: Path) -> None:
+    folder = root / "models" / "embeddings"
+    torch.save({"string_to_param": {"*": 3 * numbers(2, WIDTH, seed=3)}, "step": 7}, folder / "old.pt")
+    from_pickle = picture(engine, "a old")[0]
+    assert engine.embeddings.read(engine.embeddings.find("old")).step == 7
+    (folder / "old.pt").unlink()
+    write_embedding(root, "old")
+    assert picture(engine, "a old")[0] == from_pickle
+    torch.save({"<bad>": Hostile()}, folder / "evil.bin")
+    with pytest.raises(PickleRefused):
+        engine.submit(GenerationRequest(prompt="embedding:evil"))
+    assert "evil" in notices(engine, "an evil cat")[0]
+
+
+def test_names_in_folders_are_found_with_and_without_them(engine: Engine, root: Path) -> None:
+    write_embedding(root, "more/star")
+    assert picture(engine, "embedding:more/star")[0] == picture(engine, "star")[0]
+    write_embedding(root, "star", seed=9)
+    assert [entry.name for entry in engine.embeddings.entries()] == ["more/star", "star"]
+    assert picture(engine, "embedding:more/star")[0] != picture(engine, "star")[0]
+
+
+def test_the_token_counter_counts_vectors(engine: Engine, root: Path) -> None:
+    assert engine.count_tokens("a star cat").tokens == 3
+    write_embedding(root, "star", count=8)
+    assert engine.count_tokens("a star cat").tokens == 10
+    write_embedding(root, "star", count=8, width=768)
+    assert engine.count_tokens("a star cat").tokens == 3
+
+
+def test_one_in_a_lora_file_acts_with_that_lora(engine: Engine, root: Path) -> None:
+    modules = {"lora_te_text_model_encoder_layers_0_mlp_fc1": (32, 16)}
+    tensors = {**lora_tensors(modules, seed=1, alpha=2.0), "bundle_emb.star.string_to_param.*": numbers(2, WIDTH)}
+    path = root / "models" / "loras" / "with.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_safetensors(path, tensors, {})
+    engine.library.refresh()
+    plan = engine.plan(GenerationRequest(prompt="a star <lora:with:0.5>", seed=1))
+    assert [inversion.name for inversion in plan.embeddings.prompt] == ["star"]
+    assert engine.plan(GenerationRequest(prompt="a star", seed=1)).embeddings.prompt == ()
+
+
+# Pictures
+
+
+def a1111_json(vectors: Tensor) -> str:
+    return json.dumps({"string_to_param": {"*": {"TORCHTENSOR": vectors.tolist()}}, "name": "x", "step": 3})
+
+
+def test_one_in_the_text_of_a_png_is_read(engine: Engine, root: Path) -> None:
+    vectors = numbers(2, WIDTH)
+    info = PngInfo()
+    info.add_text("sd-ti-embedding", base64.b64encode(a1111_json(vectors).encode()).decode())
+    Image.new("RGB", (8, 8), "white").save(root / "models" / "embeddings" / "star.png", pnginfo=info)
+    Image.new("RGB", (8, 8), "white").save(root / "models" / "embeddings" / "preview.png")
+    (entry,) = engine.embeddings.entries()
+    stored = engine.embeddings.read(entry)
+    assert (stored.step, entry.name) == (3, "star")
+    assert torch.equal(stored.inversion.vectors[""], vectors)
+
+
+def hidden_in_a_picture(content: bytes, height: int = 32) -> Image.Image:
+    """As A1111 hides it: two strips of random high bits, and low bits with the halves of each byte, under a mask."""
+
+    def strip(nibbles: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        per_column = height * 3
+        padded = np.resize(nibbles, -(-len(nibbles) // per_column) * per_column).reshape(height, -1, 3)
+        state, mask = 0, np.empty(padded.size, dtype=np.uint8)
+        for index in range(padded.size):
+            state = (1664525 * state + 1013904223) % 2**32
+            mask[index] = state % 255 & 15
+        high = np.random.default_rng(0).integers(1, 15, padded.shape, dtype=np.uint8) << 4
+        return (padded ^ mask.reshape(padded.shape)) | high
+
+    packed = np.frombuffer(zlib.compress(content), dtype=np.uint8)
+    black = np.zeros((height, 1, 3), dtype=np.uint8)
+    middle = np.full((height, 40, 3), 0x37, dtype=np.uint8)
+    return Image.fromarray(np.concatenate([strip(packed & 15), black, middle, black, strip(packed >> 4)], axis=1))
+
+
+def test_one_hidden_in_the_edges_of_a_picture_is_read(engine: Engine, root: Path) -> None:
+    vectors = numbers(2, WIDTH)
+    image = hidden_in_a_picture(a1111_json(vectors).encode())
+    image.save(root / "models" / "embeddings" / "star.png")
+    (entry,) = engine.embeddings.entries()
+    assert torch.equal(engine.embeddings.read(entry).inversion.vectors[""], vectors)
+
+
+# HTTP
+
+
+def test_a1111s_clients_are_told_what_the_model_reads(engine: Engine, root: Path) -> None:
+    write_embedding(root, "star", count=4)
+    write_embedding(root, "other", width=768)
+    app = FastAPI()
+    app.include_router(sdapi_embeddings_router(engine))
+    app.include_router(embeddings_router(engine))
+    client = TestClient(app)
+    listed = client.get("/embeddings").json()
+    facts = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None}
+    assert listed == {
+        "loaded": {"star": {**facts, "shape": WIDTH, "vectors": 4}},
+        "skipped": {"other": {**facts, "shape": 768, "vectors": 2}},
+    }
+    assert client.post("/refresh-embeddings").json() == {}
+    ours = client.get("/api/v1/embeddings").json()["embeddings"]
+    assert [(one["name"], one["is_read"], one["made_for"]) for one in ours] == [
+        ("other", False, "SD 1"),
+        ("star", True, "text encoders of width 16"),
+    ]

@@ -62,6 +62,7 @@ from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, 
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import CheckpointInput, FileRef, Recipe
 from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
+from backend.text.embeddings import TextualInversion
 from backend.text.emphasis import parse_emphasis
 from backend.text.network_tags import read_tags
 from backend.weights.hashing import HashCache
@@ -306,6 +307,11 @@ class Engine:
         """How long a prompt is for CLIP, without its tags."""
         compiled = counted(parse_emphasis(read_tags(text).words), self.embeddings, self._current_reader())
         return TokenCount(tokens=compiled.num_tokens, limit=compiled.capacity)
+
+    def is_read_now(self, inversion: TextualInversion) -> bool:
+        """Whether the model that requests get which name none reads a textual inversion; without a model, yes."""
+        reader = self._current_reader()
+        return reader is None or inversion.is_read_by(reader.widths, reader.kinds)
 
     def plan(self, request: GenerationRequest) -> GenerationPlan:
         """What a request whose seed is drawn would compute. Raises RequestError, UnknownName, FileError."""
