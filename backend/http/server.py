@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from backend.engine.engine import Engine
 from backend.http.body_limit import BodyLimit
+from backend.http.embeddings import embeddings_router, sdapi_embeddings_router
 from backend.http.errors import add_error_answers
 from backend.http.files import files_router
 from backend.http.guard import Guard
@@ -83,6 +84,7 @@ def build_app(engine: Engine, security: Security, *, folders: Mapping[str, Path]
     app.include_router(merging_router(engine))
     app.include_router(recipes_router(engine))
     app.include_router(loras_router(engine))
+    app.include_router(embeddings_router(engine))
     app.include_router(plots_router(engine))
     app.include_router(files_router(engine))
     app.include_router(_a1111_router(engine, security, feed))
@@ -166,6 +168,7 @@ def _a1111_router(engine: Engine, security: Security, feed: JobFeed) -> APIRoute
     router.include_router(progress_router(engine))
     router.include_router(options_router(engine))
     router.include_router(listings_router(engine))
+    router.include_router(sdapi_embeddings_router(engine))
     router.include_router(sdapi_loras_router(engine))
     router.include_router(maintenance_router(engine, security))
     router.include_router(png_info_router())

@@ -14,7 +14,6 @@ from backend.weights.hashing import SHORT
 _EMPTY: dict[str, list[Any] | dict[str, Any]] = {
     "upscalers": [],
     "latent-upscale-modes": [],
-    "embeddings": {"loaded": {}, "skipped": {}},
     "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
