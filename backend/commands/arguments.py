@@ -40,6 +40,11 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--text-encoder", dest="text_encoders", action="append", default=[], metavar="FILE",
         help="text encoder in place of the checkpoint's own, by path or name; several times for several",
     )  # fmt: skip
+    group.add_argument(
+        "--lora", dest="loras", action="append", default=[], metavar="NAME[:X[:Y]]",
+        help="LoRA that is added, by path or name, with its strength (1) and that for text encoders; several times for "
+        "several. Tags in the prompt, <lora:NAME:X>, do it as well",
+    )  # fmt: skip
     group.add_argument("--sampler", metavar="NAME", help="sampler; docs/samplers.md lists them")
     group.add_argument("--schedule", "--scheduler", metavar="NAME", help="schedule of noise levels")
     group.add_argument("--steps", type=int, metavar="N", help="sampling steps")
@@ -133,6 +138,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--no-hash", action="store_true", help="leave out the hashes, which need the whole file")
+    parser.add_argument("--ckpt", type=Path, metavar="FILE", help="checkpoint that a LoRA is looked at beside")
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

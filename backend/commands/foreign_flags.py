@@ -87,7 +87,8 @@ FOREIGN_FLAGS = (
     *_switches(_SAME, "--deterministic", "--pytorch-deterministic", "--use-textbox-seed"),
     *_values(
         _LATER,
-        "--textual-inversion-templates-dir", "--controlnet-dir", "--controlnet-preprocessor-models-dir",
+        "--hypernetwork-dir", "--textual-inversion-templates-dir",
+        "--controlnet-dir", "--controlnet-preprocessor-models-dir",
         "--controlnet-annotator-models-path", "--esrgan-models-path", "--bsrgan-models-path",
         "--realesrgan-models-path", "--swinir-models-path", "--scunet-models-path", "--dat-models-path",
         "--ldsr-models-path", "--codeformer-models-path", "--gfpgan-models-path", "--gfpgan-dir", "--gfpgan-model",

@@ -12,14 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.adapter_row import AdapterRow
 from backend.commands.flags import named_file, read_settings
 from backend.commands.interrupts import terminable
+from backend.commands.merge_recipe import read_lora
 from backend.commands.progress_line import ProgressLine
 from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView, SavedImage
 from backend.engine.settings import Settings
 from backend.errors import Cancelled, EmulsionError, OutputError, RequestError
 from backend.extensions.loader import load_extensions
+from backend.recipe import AdapterUse, FileRef
 from backend.request import GenerationRequest
 from backend.weights.atomic import give_name, told_as_output_errors
 
@@ -71,6 +74,7 @@ class _Names:
     vae: str | None
     refiner: str | None
     text_encoders: tuple[str, ...]
+    adapters: tuple[AdapterRow, ...]
 
 
 def _settings(values: argparse.Namespace, root: Path) -> tuple[Settings, _Names]:
@@ -78,15 +82,32 @@ def _settings(values: argparse.Namespace, root: Path) -> tuple[Settings, _Names]
     vae, vae_file = named_file(values.vae)
     refiner, refiner_file = named_file(values.refiner)
     encoders = [named_file(encoder) for encoder in values.text_encoders]
+    loras = [_lora(text) for text in values.loras]
     settings = dataclasses.replace(
         settings,
+        lora_dirs=(*settings.lora_dirs, *(file for _, files in loras for file in files)),
         checkpoint_dirs=(*settings.checkpoint_dirs, *refiner_file),
         vae_dirs=(*settings.vae_dirs, *vae_file),
         text_encoder_dirs=(*settings.text_encoder_dirs, *(file for _, files in encoders for file in files)),
     )
     return settings, _Names(
-        vae=vae, refiner=refiner, text_encoders=tuple(name for name, _ in encoders if name is not None)
+        vae=vae,
+        refiner=refiner,
+        text_encoders=tuple(name for name, _ in encoders if name is not None),
+        adapters=tuple(row for row, _ in loras),
     )
+
+
+def _lora(text: str) -> tuple[AdapterRow, list[Path]]:
+    """A row, and the file that it names if that is a path. Raises RequestError."""
+    asked = read_lora(text)
+    name, file = named_file(asked.file)
+    use = AdapterUse(
+        file=FileRef(name=name or asked.file),
+        strength=asked.strength,
+        text_encoder_strength=asked.text_encoder_strength,
+    )
+    return AdapterRow(use=use), file
 
 
 def _request(values: argparse.Namespace, checkpoint: str | None, names: _Names) -> GenerationRequest:
@@ -97,6 +118,7 @@ def _request(values: argparse.Namespace, checkpoint: str | None, names: _Names) 
         checkpoint=checkpoint,
         vae=names.vae,
         text_encoders=names.text_encoders,
+        adapters=names.adapters,
         sampler=values.sampler,
         schedule=values.schedule,
         steps=values.steps,
