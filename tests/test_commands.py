@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from backend.events import Notice, Progress, StageStarted
 from backend.images.png_text import read_png_text
 from backend.weights.safetensors_file import write_safetensors
 from tests.extension_samples import write_good_one
+from tests.tiny_adapters import sd1_lora
 from tests.tiny_checkpoint import METADATA, tiny_tensors, write_t5_header, write_tiny_checkpoint
 
 
@@ -238,6 +240,49 @@ def test_info_names_files_that_cannot_be_run(
     assert facts["problem"]
     assert main(["info", str(file)]) == 0
     assert f"no: {facts['problem']}" in capsys.readouterr().out
+
+
+def test_info_reports_a_lora_by_itself_and_beside_a_checkpoint(home: Path, tmp_path: Path, capsys) -> None:
+    metadata = {"ss_base_model_version": "sd_v1", "ss_tag_frequency": '{"a": {"cat": 3}}', "ss_output_name": "mycat"}
+    file = small_file(tmp_path / "x.safetensors", sd1_lora(rank=2, alpha=1.5), **metadata)
+    assert main(["info", str(file)]) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "can be used yes, as a LoRA",
+        "made for    sd1",
+        "formats     LoRA (4)",
+        "ranks       2",
+        "alphas      1.5",
+        "called      mycat",
+        "tags        cat (3)",
+    ):
+        assert line in text
+    checkpoint = home / "models" / "checkpoints" / "tiny.safetensors"
+    assert main(["info", str(file), "--ckpt", str(checkpoint), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    tensors = file.read_bytes()[8 + int.from_bytes(file.read_bytes()[:8], "little") :]
+    assert told["autov3"] == hashlib.sha256(tensors).hexdigest()
+    assert (told["lora"]["modules"], told["lora"]["matched"] + len(told["lora"]["unmatched"])) == (4, 4)
+    assert told["lora"]["unmatched"][0].keys() == {"module", "reason"}
+    assert main(["info", str(file), "--ckpt", str(checkpoint)]) == 0
+    assert f"fits        {told['lora']['matched']} of 4 modules" in capsys.readouterr().out
+
+
+def test_info_tells_numbers_of_a_lora_that_are_none(tmp_path: Path, capsys) -> None:
+    tensors = sd1_lora()
+    key = next(key for key in tensors if key.endswith("lora_up.weight"))
+    tensors[key][0, 0] = torch.nan
+    assert main(["info", str(small_file(tmp_path / "x.safetensors", tensors))]) == 0
+    assert f"NOT ALL NUMBERS: {key}" in capsys.readouterr().out
+
+
+def test_info_looks_at_nothing_but_loras_beside_a_checkpoint(home: Path, tmp_path: Path, capsys) -> None:
+    checkpoint = str(home / "models" / "checkpoints" / "tiny.safetensors")
+    assert main(["info", checkpoint, "--ckpt", checkpoint]) == 1
+    assert "is for LoRAs" in capsys.readouterr().err
+    lora = small_file(tmp_path / "x.safetensors", sd1_lora())
+    assert main(["info", str(lora), "--ckpt", str(tmp_path / "none.safetensors")]) == 1
+    assert "it is not in" in capsys.readouterr().err
 
 
 def test_info_lists_data_types_by_their_share(tmp_path: Path, capsys) -> None:

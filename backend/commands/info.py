@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backend.commands.info_lora import lora_mapping, lora_rows, read_lora
 from backend.commands.terminal import as_line
 from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.components import ENCODER_LABELS
-from backend.errors import UnsupportedCheckpoint
+from backend.errors import RequestError, UnsupportedCheckpoint
 from backend.families import builtin
 from backend.families.family import Description, Family
 from backend.families.recognition import recognised
 from backend.memory.byte_sizes import as_text
 from backend.merging.layouts import layout_of, network_blocks, shares
 from backend.text.encoder_layouts import kind_of_encoder
-from backend.weights.hashing import SHORT, sha256_of
+from backend.weights.gguf_header import MAGIC
+from backend.weights.hashing import SHORT, hashes_of_safetensors, sha256_of
 from backend.weights.source import WeightSource
 from backend.weights.weight_file import open_weights
 
@@ -52,21 +54,29 @@ class FileFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Hashes:
-    """sha256; its first ten digits, which file lists show; the eight digits of old A1111 versions."""
+    """sha256; its first ten digits, which file lists show; the eight digits of old A1111 versions.
+
+    autov3: of a safetensors file's tensors alone, "" for other files; A1111 writes its first 12 digits for a LoRA.
+    """
 
     sha256: str
     short: str
     legacy: str
+    autov3: str
 
 
 def run(values: argparse.Namespace, root: Path) -> int:
-    """Print the facts about `values.file`. Raises FileError."""
+    """Print the facts about `values.file`. Raises FileError, and what `read_lora` raises."""
     facts = read_facts(values.file)
+    lora = read_lora(values.file, values.ckpt) if facts.family in ("lora", "unknown") else None
+    if values.ckpt is not None and lora is None:
+        raise RequestError("--ckpt", f"is for LoRAs, and {values.file.name} is none; leave it out")
     hashes = None if values.no_hash else read_hashes(values.file)
     if values.json:
-        print(json.dumps({**asdict(facts), **(asdict(hashes) if hashes else {})}, indent=2))
+        told = {"lora": lora_mapping(lora)} if lora else {}
+        print(json.dumps({**asdict(facts), **told, **(asdict(hashes) if hashes else {})}, indent=2))
     else:
-        print("\n".join(_lines(facts, hashes)))
+        print("\n".join(_lines(facts, hashes, lora_rows(lora) if lora else {})))
     return 0
 
 
@@ -93,8 +103,10 @@ def read_facts(path: Path) -> FileFacts:
 
 def read_hashes(path: Path) -> Hashes:
     """Read the whole file: about a second for every gigabyte."""
-    sha256 = sha256_of(path)
-    return Hashes(sha256=sha256, short=sha256[:SHORT], legacy=_legacy_hash(path))
+    with path.open("rb") as file:
+        has_header = file.read(len(MAGIC)) != MAGIC
+    sha256, autov3 = hashes_of_safetensors(path) if has_header else (sha256_of(path), "")
+    return Hashes(sha256=sha256, short=sha256[:SHORT], legacy=_legacy_hash(path), autov3=autov3)
 
 
 def _kind(source: WeightSource) -> tuple[Family | None, str, str, str]:
@@ -137,11 +149,13 @@ def _legacy_hash(path: Path) -> str:
         return hashlib.sha256(file.read(2**16)).hexdigest()[:8]
 
 
-def _lines(facts: FileFacts, hashes: Hashes | None) -> list[str]:
+def _lines(facts: FileFacts, hashes: Hashes | None, lora: Mapping[str, str]) -> list[str]:
+    """lora: what there is to say of a LoRA, by its title."""
     rows = {
         "family": f"{facts.label} ({facts.family})" if facts.family != "unknown" else "unknown",
         "can be used": f"no: {facts.problem}" if facts.problem else "yes",
         **(_use(facts.description) if facts.description else {}),
+        **lora,
         "tensors": f"{facts.tensors:,}",
         "parameters": f"{facts.parameters:,}",
         "data types": ", ".join(_share(name, count, facts) for name, count in facts.dtypes.items()),
@@ -151,6 +165,7 @@ def _lines(facts: FileFacts, hashes: Hashes | None) -> list[str]:
         rows["blocks"] = ", ".join(f"{name} {100 * share:.3g} %" for name, share in facts.blocks.items())
     if hashes:
         rows |= {"sha256": hashes.sha256, "short hash": hashes.short, "A1111 hash": hashes.legacy}
+        rows |= {"AutoV3": hashes.autov3} if hashes.autov3 else {}
     lines = [as_line(facts.file), *(f"  {name:<12}{value}" for name, value in rows.items())]
     if facts.metadata:
         lines += ["  metadata", *(f"    {as_line(key, 80)}: {as_line(text)}" for key, text in facts.metadata.items())]

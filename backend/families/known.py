@@ -107,7 +107,7 @@ KNOWN = (
         has_part(
             ".lora_down.weight", ".lora_A.", ".lora_up.weight", ".hada_w1_a", ".lokr_w1", ".oft_blocks", ".lora.up."
         ),
-        _LATER.format("in models/loras"),
+        "it changes what a checkpoint makes and is none itself. Move it to models/loras and choose it as a LoRA.",
     ),
     _known(
         "controlnet",
