@@ -90,7 +90,7 @@ export function cardGrid(list, does, usedAs) {
       for (const lora of cards.keys()) if (!known.has(lora)) cards.delete(lora);
     },
     markAll: () => shown.forEach(mark),
-    focusFirst: () => focus(current ?? shown[0]),
+    focusFirst: () => focus(shown[0]),
     focus: (lora) => shown.includes(lora) && focus(lora),
   };
 }
@@ -138,7 +138,7 @@ function pictureOf(lora, name) {
 function initialsOf(name) {
   const words = name.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
   const letters = words.length > 1 ? words.slice(0, 2).map((word) => [...word][0]) : [...(words[0] ?? "?")].slice(0, 2);
-  return letters.join("");
+  return letters.join("").toUpperCase();
 }
 
 /** ["a/b", "c"] of "a/b/c". */
