@@ -165,11 +165,13 @@ def _attention_parts(specs: Mapping[str, TensorSpec], key: str, layer: str, kind
 
 
 def _names(path: str, target: Target, encoder: Encoder) -> Iterator[str]:
-    yield from (f"{start}_{flat(path)}" for start in encoder.kohya)
+    short = path.removeprefix("text_model.")  # transformers 5 has no text_model
+    yield from (f"{start}_{flat(name)}" for start in encoder.kohya for name in dict.fromkeys((path, short)))
     module, _, last = path.rpartition(".")
     old = f"{module}.{_PROJECTIONS[last]}" if module.endswith("self_attn") and last in _PROJECTIONS else path
     for start in encoder.dotted:
-        yield from (f"{start}.{path}", f"{start}.base_model.model.{path}")
+        for name in dict.fromkeys((path, short)):
+            yield from (f"{start}.{name}", f"{start}.base_model.model.{name}")
         if old != path:
             yield f"{start}.{old}"
     yield f"text_encoders.{'t5xxl' if encoder.kind == 't5' else encoder.kind}.transformer.{path}"

@@ -150,9 +150,7 @@ def _own_names(module: str) -> Iterator[str]:
 
 
 def _diffusers_names(part: str) -> Iterator[str]:
-    if "." in part:  # short names, such as context_embedder, are also those of the makers' layout
-        yield part
-    yield from (f"transformer.{part}", f"lora_transformer_{flat(part)}", f"lycoris_{flat(part)}")
+    yield from (part, f"transformer.{part}", f"lora_transformer_{flat(part)}", f"lycoris_{flat(part)}")
     yield from (f"base_model.model.{part}", f"transformer.base_model.model.{part}")
 
 
