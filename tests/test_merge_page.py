@@ -83,7 +83,9 @@ def weights_of(engine: Engine, recipe: Recipe) -> list[float]:
 def pick_rule(visit: Visit, label: str) -> None:
     visit.field("Rule").click()
     visit.page.locator(".em-pick-option").filter(has=visit.page.get_by_text(label, exact=True)).click()
-    visit.page.wait_for_function("label => document.querySelector('[data-part=rule] .em-pick-search').value === label", arg=label)
+    visit.page.wait_for_function(
+        "label => document.querySelector('[data-part=rule] .em-pick-search').value === label", arg=label
+    )
 
 
 def state(visit: Visit) -> dict[str, Any]:

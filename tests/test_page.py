@@ -618,3 +618,45 @@ _BAD_TAB = """
     def setup_page(api):
         api.add_tab(Tab(name="ill", label="Ill", build=build))
 """
+
+
+# LoRAs
+
+
+def test_rows_that_are_off_are_no_part_of_the_request_and_come_back_with_the_form(page, engine):
+    rows = [
+        {"is_on": False, "elemental": "", "adapter": {"file": {"name": "fog"}, "strength": 0.5}},
+        {"is_on": True, "elemental": "", "adapter": {"file": {"name": "nowhere"}, "strength": 0.25}},
+    ]
+    status = page.generate(adapters=rows)
+    assert status["kind"] == "problem"
+    assert "nowhere" in status["text"]
+    assert "fog" not in status["text"]
+    request = engine.job(page.generate(adapters=rows, skips_missing_adapters=True)["job"]).request
+    assert [row.use.file.name for row in request.adapters] == ["nowhere"]
+    kept = {"adapters": [*rows, {"adapter": {"strength": "much"}}, "x"], "name_hashes": {"fog": "no hash"}}
+    fields = page.after("opened", values=kept)
+    assert fields["adapters"] == rows
+    assert fields["name_hashes"] == {}
+
+
+@pytest.mark.parametrize(
+    "rows", ["fog", [3], [{"is_on": True}], [{"adapter": {"file": {"name": "fog"}, "strength": "x"}}]]
+)
+def test_rows_that_are_none_are_refused_in_words(page, rows):
+    status = page.generate(adapters=rows)
+    assert status["kind"] == "problem"
+    assert "adapters" in status["text"]
+
+
+def test_the_rows_of_a_picture_are_restored_and_missing_files_are_told(page):
+    rows = '[{\\"file\\": {\\"name\\": \\"nowhere\\"}, \\"strength\\": 0.5}]'
+    text = (
+        f'a cat\nSteps: 3, Sampler: Euler, CFG scale: 7, Seed: 77, Lora hashes: "fog: 0123456789ab", Adapters: "{rows}"'
+    )
+    fields = page.after("pasted", text=text)
+    assert fields["adapters"][0]["adapter"]["file"] == {"name": "nowhere"}
+    assert fields["adapters"][0]["is_on"]
+    assert fields["name_hashes"] == {"fog": "0123456789ab"}
+    assert "nowhere" in fields["Message"]["text"]
+    assert page.after("pasted", text=INFOTEXT)["adapters"] == []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.adapter_row import AdapterRow
 from backend.diffusion.names import split_sampler_name
 from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.engine import Engine
@@ -48,6 +49,7 @@ def restore(engine: Engine, text: str) -> Restored:
     if recipe is not None:
         name = fields.pop("checkpoint", "")
         values.update(_made(engine, recipe, name, notices))
+    notices.extend(_missing(engine, fields.get("adapters", ())))
     for name, value in fields.items():
         try:
             values.update(_found(engine, name, value))
@@ -80,6 +82,16 @@ def _made(engine: Engine, recipe: Recipe, name: str, notices: list[str]) -> dict
         if entry.recipe is not None and without_hashes(entry.recipe) == same:
             return {"checkpoint": entry.name, "recipe": None}
     return {"recipe": dataclasses.replace(made.recipe, name=recipe.name or name)}
+
+
+def _missing(engine: Engine, rows: Sequence[AdapterRow]) -> Iterator[str]:
+    """What is told of LoRAs that are not here under their names; their rows stay, for a job looks for hashes, too."""
+    for row in rows:
+        try:
+            engine.library.find_lora(row.use.file.name)
+        except EmulsionError as error:
+            if not row.use.file.sha256:
+                yield f"The row of LoRA {row.use.file.name} finds no file. {error}"
 
 
 def _found(engine: Engine, name: str, value: Any) -> dict[str, Any]:

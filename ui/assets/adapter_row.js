@@ -63,13 +63,13 @@ export function adapterRow({ row, change, remove, duplicate, model, hasCurves })
     checkpoint: () => model().checkpoint,
   });
   blocks.box.hidden = true;
-  const curve = hasCurves && curveField({ curve: row.adapter.curve ?? null, onchange: setCurve });
+  const curve = hasCurves ? curveField({ curve: row.adapter.curve ?? null, onchange: setCurve }) : null;
   if (curve) {
     curve.box.classList.add("em-adapter-panel");
     curve.box.hidden = true;
   }
   const blocksButton = toggle("Blocks", blocks.box, () => blocks.load());
-  const curveButton = curve && toggle("Over the steps", curve.box);
+  const curveButton = curve ? toggle("Over the steps", curve.box) : null;
   const tools = element("div", "em-adapter-tools");
   tools.append(blocksButton, ...(curve ? [curveButton] : []), action("Duplicate", duplicate));
   box.append(head, facts, strengths, tools, badge.panel, blocks.box, ...(curve ? [curve.box] : []));
@@ -125,7 +125,7 @@ export function adapterRow({ row, change, remove, duplicate, model, hasCurves })
       picker.show(row.adapter.file.name);
       strength.show(row.adapter.strength);
       forText.show(row.adapter.text_encoder_strength ?? row.adapter.strength);
-      curve && curve.show(row.adapter.curve);
+      curve?.show(row.adapter.curve);
       blocks.show();
       draw();
     },

@@ -6,7 +6,7 @@ import { keepPreset, ownPresets } from "./own_presets.js";
 import { note } from "./messages.js";
 
 const OWN = "own ";
-const TEXT_ENCODER = "TE"; // what the first number of a list, BASE, is for
+const BASE = "BASE"; // the first number of a list
 
 /** use(text) reads a preset's name; useWeights(mapping) takes one's own; current(): what would be saved; fail(error). */
 export function blockPresets({ use, useWeights, current, fail }) {
@@ -22,6 +22,7 @@ export function blockPresets({ use, useWeights, current, fail }) {
   let family = "";
   let known = { presets: [], blocks: [] };
   let chosen = "";
+  let encoder = ""; // the block that stands for what BASE is for
 
   function draw() {
     const mine = ownPresets(family);
@@ -57,7 +58,7 @@ export function blockPresets({ use, useWeights, current, fail }) {
 
   /** The numbers of a list: BASE, which is for the text encoders, and the blocks in their order. */
   const listNow = (weights, valueOf) =>
-    known.blocks.map((block) => valueOf(weights, block === "BASE" ? TEXT_ENCODER : block)).join(",");
+    known.blocks.map((block) => valueOf(weights, block === BASE ? encoder : block)).join(",");
 
   return {
     pick,
@@ -71,6 +72,7 @@ export function blockPresets({ use, useWeights, current, fail }) {
     /** The presets for a checkpoint with such a layout. */
     async load(checkpoint, layout) {
       family = `lora ${layout?.family ?? ""}`; // those of merges mean something else
+      encoder = layout?.blocks.find((block) => block.group === "TE")?.name ?? "";
       known = checkpoint ? await presetsFor(checkpoint) : { presets: [], blocks: [] };
       draw();
     },

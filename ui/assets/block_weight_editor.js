@@ -55,9 +55,9 @@ export function blockWeightEditor({ read, write, checkpoint }) {
   }
 
   /** Take over what a preset or a list comes to. */
-  function useWeights(mapping) {
+  function useWeights(mapping, finer = "") {
     problem.hidden = true;
-    write(!mapping || isPlain(mapping) ? null : mapping, mapping ? read().elemental : "", true);
+    write(!mapping || isPlain(mapping) ? null : mapping, finer, true);
     show();
   }
 
@@ -67,7 +67,8 @@ export function blockWeightEditor({ read, write, checkpoint }) {
 
   async function readText(text) {
     try {
-      useWeights(await asked(text.trim(), read().elemental));
+      const finer = read().elemental ?? "";
+      useWeights(await asked(text.trim(), finer), finer);
     } catch (error) {
       fail(error);
     }

@@ -11,7 +11,7 @@ export function matchBadge() {
   const button = action("", () => {
     panel.hidden = !panel.hidden;
     button.setAttribute("aria-expanded", String(!panel.hidden));
-  }, { class: "em-match", "aria-expanded": "false", hidden: true });
+  }, { class: "em-action em-match", "aria-expanded": "false", hidden: true });
   let asked = "";
 
   function tell(kind, text, lines, rest = []) {
