@@ -183,7 +183,7 @@ export function mount({ element: frame, props, watch, send }) {
 }
 
 /** What a form makes pictures with, as far as blocks are concerned. */
-function checkpointOf({ checkpoint, recipe }) {
+export function checkpointOf({ checkpoint, recipe }) {
   if (!recipe) return checkpoint ?? "";
   try {
     return firstFileOf(JSON.parse(recipe).root);

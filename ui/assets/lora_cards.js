@@ -1,5 +1,6 @@
 // The LoRA tab. Names, tags and metadata come from files and other people, so they are only ever text.
 
+import { checkpointOf } from "./adapter_rows.js";
 import { action, element, select } from "./elements.js";
 import { watchForm } from "./form.js";
 import { detailsPanel } from "./lora_details.js";
@@ -223,8 +224,9 @@ class LoraTab {
       search.select();
     });
     watchForm((values) => {
-      const isOther = values.checkpoint !== this.checkpoint;
-      this.checkpoint = values.checkpoint ?? "";
+      const checkpoint = checkpointOf(values);
+      const isOther = checkpoint !== this.checkpoint;
+      this.checkpoint = checkpoint;
       this.promptChanged(values.prompt ?? "");
       if (!isOther || this.root.offsetParent === null) return; // it is drawn when it is turned to
       this.draw();
