@@ -26,7 +26,7 @@ from backend.weights.low_rank import Factors, LowRank, Product
 from backend.weights.packing import Packing
 from backend.weights.source import PlainStorage, TensorSpec, WeightSource
 
-_PIECE = 2**17  # numbers of a weight that are computed at a time: few enough to stay in the processor's cache
+_PIECE = 2**20  # numbers of a weight that are computed at a time: with fewer, threads wait for Python's lock
 
 
 def _everywhere(_: str) -> float:
