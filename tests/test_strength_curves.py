@@ -126,6 +126,12 @@ def alone(strength: float, text_strength: float = 1.0) -> Model:
 
 
 @cache
+def shared(curve: StrengthCurve) -> Variants:
+    """For tests that do not count what is loaded."""
+    return Variants(curve)
+
+
+@cache
 def plain(strength: float, text_strength: float, sampler: str) -> list[bytes]:
     """A picture with the same strength in all steps."""
     plan = plan_of(sampler=sampler)
@@ -152,7 +158,7 @@ def test_a_curve_that_does_not_change_is_a_plain_strength_bit_for_bit(sampler, c
 
 
 def test_a_curve_changes_the_picture() -> None:
-    changing = pixels(Variants(FALLING).images(plan_of(sampler="euler")))
+    changing = pixels(shared(FALLING).images(plan_of(sampler="euler")))
     assert len({changing[0], plain(1.0, 1.0, "euler")[0], plain(0.0, 1.0, "euler")[0]}) == 3
 
 
@@ -230,7 +236,7 @@ def test_every_step_is_that_of_the_model_with_its_strength(sampler, curve) -> No
     plan = plan_of(sampler=sampler, schedule="karras", negative_prompt="dog")
     points, strengths = CURVES[curve]
     found: list[tuple[float, Tensor]] = []
-    Variants(points).images(dataclasses.replace(plan, sampler=recorded(plan.sampler, found)))
+    shared(points).images(dataclasses.replace(plan, sampler=recorded(plan.sampler, found)))
 
     models = [alone(strength) for strength in strengths]
     levels = models[0].levels(64, 64, None)
@@ -278,17 +284,21 @@ def test_a_noise_level_belongs_to_the_step_that_goes_through_it(sigma, step) -> 
 
 
 def test_a_refiner_takes_none_of_the_steps_that_are_asked_for() -> None:
-    variants = Variants(FALLING)
     plan = plan_of(sampler="euler", steps=10, refiner="refiner", refiner_switch=0.6)
-    list(generate(plan, variants.with_strength(1.0), Recorder(), lambda: False, models=variants.at,
-                  refiner=variants.with_strength(0.3)))  # fmt: skip
-    assert variants.asked == [(step, 10) for step in range(6)]
+    asked: list[tuple[int, int]] = []
+
+    def model_at(step: int, num_steps: int) -> Model:
+        asked.append((step, num_steps))
+        return alone(1.0)
+
+    list(generate(plan, alone(1.0), Recorder(), lambda: False, models=model_at, refiner=alone(0.5)))
+    assert asked == [(step, 10) for step in range(6)]
 
 
 # What it costs
 
 
-def test_only_what_the_lora_touches_is_read_at_a_change() -> None:
+def test_only_what_the_lora_touches_is_read_at_a_change_and_nothing_for_further_pictures() -> None:
     variants = Variants(FALLING)
     variants.images(plan_of(sampler="euler"))
     first, second, third = variants.sources.values()
@@ -296,20 +306,18 @@ def test_only_what_the_lora_touches_is_read_at_a_change() -> None:
     assert len(third.reads) == len(second.reads) == len(DENOISER_LAYERS)
     whole = [key for key in first.reads if key.startswith("model.diffusion_model.")]
     assert len(whole) == len(set(whole)) == sum(key.startswith("model.diffusion_model.") for key in TENSORS)
+    assert f"{TEXT}.weight" in first.reads
+    assert not any(key.startswith("cond_stage_model.") for source in (second, third) for key in source.reads)
 
-
-def test_the_next_pictures_read_nothing_where_there_is_room_for_all_strengths() -> None:
-    variants = Variants(FALLING)
-    variants.images(plan_of(sampler="euler"))
     before = [len(source.reads) for source in variants.sources.values()]
-    again = variants.images(plan_of(sampler="euler", batch_count=2))
+    again = variants.images(plan_of(sampler="euler", batch_count=2))  # there is room for all strengths
     assert [len(source.reads) for source in variants.sources.values()] == before
     assert pixels(again)[0] != pixels(again)[1]
 
 
 def test_each_step_is_asked_for_once_and_equal_strengths_are_one_model() -> None:
     variants = Variants(StrengthCurve(points=((2.0, 1.0), (2.0, 0.0)), in_steps=True))
-    variants.images(plan_of(sampler="euler", steps=6, batch_count=2))
+    variants.images(plan_of(sampler="euler", steps=6, batch_count=2, guidance_scale=1.0))
     assert sorted(variants.asked[1:]) == [(step, 6) for step in range(6)]
     assert len(variants.sources) == 2
 
@@ -352,16 +360,16 @@ def test_variants_are_never_held_together_where_memory_is_short() -> None:
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m"])
 def test_exact_batches_stay_exact(sampler) -> None:
-    variants = Variants(FALLING)
+    variants = shared(FALLING)
     batch = pixels(variants.images(plan_of(sampler=sampler, batch_size=2, exact_batches=True)))
     assert batch == [pixels(variants.images(plan_of(sampler=sampler, seed=7 + index)))[0] for index in range(2)]
 
 
 def test_progress_counts_the_same_steps_and_previews_come() -> None:
-    variants, recorder = Variants(FALLING), Recorder()
-    plan = plan_of(sampler="heun", steps=3)
-    list(generate(plan, variants.at(0, 3), recorder, lambda: False, models=variants.at))
-    assert [step for step, _ in recorder.steps] == [1, 1, 2, 2, 3]
+    variants, recorder = shared(FALLING), Recorder()
+    plan = plan_of(sampler="heun")
+    list(generate(plan, variants.at(0, 4), recorder, lambda: False, models=variants.at))
+    assert [step for step, _ in recorder.steps] == [1, 1, 2, 2, 3, 3, 4]
     assert recorder.previews
     assert recorder.stages == ["encoding the prompt", "loading the model", "sampling", "decoding"]
 
@@ -408,7 +416,7 @@ def test_a_change_that_runs_out_of_memory_is_made_again() -> None:
     images = list(
         generate(plan, variants.at(0, 4), recorder, lambda: False, models=variants.at, residency=variants.residency)
     )
-    assert pixels(images) == pixels(Variants(FALLING).images(plan))
+    assert pixels(images) == pixels(shared(FALLING).images(plan))
     assert [model.failures for model in made] == [1, 1, 1]
     assert len(recorder.notices) == 1
 
@@ -416,7 +424,7 @@ def test_a_change_that_runs_out_of_memory_is_made_again() -> None:
 # The text encoder
 
 
-def test_the_prompt_is_read_once_with_what_text_encoders_have_in_the_first_step() -> None:
+def test_text_encoders_have_the_same_strength_in_all_steps() -> None:
     row = AdapterRow(use=AdapterUse(file=FileRef(name="cat"), strength=0.8), curve=FALLING)
     uses = [row.use_at(step, 4) for step in range(4)]
     assert [use.strength for use in uses] == [1.0, 0.5, 0.0, 0.0]
@@ -424,9 +432,3 @@ def test_the_prompt_is_read_once_with_what_text_encoders_have_in_the_first_step(
     own = dataclasses.replace(row, use=dataclasses.replace(row.use, text_encoder_strength=0.3))
     assert {own.use_at(step, 4).text_encoder_strength for step in range(4)} == {0.3}
     assert dataclasses.replace(row, curve=None).use_at(3, 4) == row.use
-
-    variants = Variants(FALLING)
-    variants.images(plan_of(sampler="euler"))
-    first, *others = variants.sources.values()
-    assert f"{TEXT}.weight" in first.reads
-    assert not any(key.startswith("cond_stage_model.") for source in others for key in source.reads)
