@@ -206,7 +206,8 @@ def _such_as(keys: Sequence[str]) -> str:
 def _is_of_an_adapter(tensors: Mapping[str, str]) -> bool:
     """Plain weights and biases are also what checkpoints are made of."""
     format = format_of(tensors)
-    return format is not None and (format is not REPLACEMENT or "set_weight" in tensors)
+    is_bias = bool({"diff_b", "b_norm"} & tensors.keys())
+    return is_bias or (format is not None and (format is not REPLACEMENT or "set_weight" in tensors))
 
 
 def _label(tensors: Mapping[str, str]) -> str:

@@ -26,12 +26,18 @@ def _delta(part: Part, rows: slice) -> Tensor:
 
 
 def _fits(shapes: Shapes, shape: tuple[int, ...]) -> bool:
+    return _is_list(shapes) and LORA.fits(shapes, shape)
+
+
+def _is_list(shapes: Shapes) -> bool:
     indices, values, size = (shapes[name] for name in ("bias_indices", "bias_values", "bias_size"))
-    is_list = len(indices) == 2 and indices[0] == 2 and indices[1] == math.prod(values)
-    return is_list and math.prod(size) == 2 and LORA.fits(shapes, shape)
+    is_product = len(shapes["up"]) >= 2 and len(shapes["down"]) >= 2
+    return is_product and math.prod(size) == 2 and len(indices) == 2 and indices == (2, math.prod(values))
 
 
 def _problem(tensors: Mapping[str, Tensor]) -> str:
+    if not _is_list({name: tuple(tensor.shape) for name, tensor in tensors.items()}):
+        return ""  # shapes are told by `fits`
     size = [int(value) for value in tensors["bias_size"].reshape(-1)]
     up, down = tensors["up"], tensors["down"]
     core = tensors.get("mid", torch.empty(1, 1))
