@@ -35,10 +35,10 @@ from backend.weights.safetensors_file import open_safetensors
 from backend.weights.source import InMemory, PlainStorage, TensorSpec, WeightSource
 from tests.test_generate import Recorder, machine, plan_of
 from tests.tiny_adapters import CONV, KEY, KOHYA, QUERY, TEXT, lora_tensors
-from tests.tiny_checkpoint import METADATA, tiny_tensors
+from tests.tiny_checkpoint import METADATA, UNET, tiny_tensors
 from tests.tiny_families import write_tiny_family
 
-TENSORS = tiny_tensors()
+TENSORS = tiny_tensors(unet=dataclasses.replace(UNET, channel_mult=(1,)))
 SHAPES = {name: tuple(TENSORS[f"{name}.weight"].shape) for name in (QUERY, KEY, CONV, TEXT)}
 LORA = lora_tensors({KOHYA[name]: shape for name, shape in SHAPES.items()}, rank=2, alpha=8.0)
 DENOISER_LAYERS = {f"{QUERY}.weight", f"{KEY}.weight", f"{CONV}.weight", f"{CONV}.bias"}
