@@ -121,6 +121,18 @@ def test_tags_of_the_prompt_are_rows_and_no_words(engine: Engine) -> None:
     assert engine.count_tokens("a cat<lora:cat:0.5>") == engine.count_tokens("a cat")
 
 
+def test_tags_say_in_which_steps_and_blocks_a_lora_is_added(engine: Engine) -> None:
+    def picture(arguments: str) -> bytes:
+        return pixels(run(engine, prompt=f"a cat<lora:cat:1:{arguments}>", steps=3))
+
+    plain, always = pixels(run(engine, steps=3)), pixels(run(engine, row("cat"), steps=3))
+    assert plain != always
+    assert picture("stop=3") == picture("unet=1@0,1@1") == picture("lbw=INS") == always
+    assert picture("start=3") == picture("unet=0@0,0@1") == picture("lbw=OUTS") == plain
+    changing = {picture("stop=1"), picture("start=1"), picture("unet=1@0,0@1"), picture("unet=0@0,1@1"), plain, always}
+    assert len(changing) == 6
+
+
 def test_tags_of_the_negative_prompt_have_no_effect_and_are_told(engine: Engine) -> None:
     plain = pixels(run(engine, negative_prompt="blurry "))
     view = run(engine, negative_prompt="blurry <lora:cat:1>")
