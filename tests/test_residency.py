@@ -99,6 +99,18 @@ def test_the_least_recently_used_make_room_and_only_as_much_as_is_needed():
     assert held(residency) == ["e 7"]
 
 
+def test_one_whose_place_another_takes_makes_room_before_all_others():
+    residency = room_for(7)
+    for name in ("a", "b"):
+        residency.get(part(name, 3))
+    residency.retire(part("b", 3))
+    residency.get(part("c", 3))
+    assert held(residency) == ["b 1", "a 3", "c 3"]
+    residency.get(part("b", 3))
+    assert held(residency) == ["a 1", "c 3", "b 3"]
+    residency.retire(part("not held"))
+
+
 def test_what_made_room_is_loaded_again_and_nothing_else():
     residency, first = room_for(5), part("a", 4)
     module = residency.get(first)
