@@ -242,14 +242,14 @@ def test_flags_of_existing_start_scripts_are_known() -> None:
     scripts = (
         "--listen --port 7861 --autolaunch --api --nowebui --api-auth a:b --gradio-auth a:b --cors-allow-origins x "
         "--subpath s --server-name n --data-dir d --models-dir d --ckpt c --ckpt-dir d --vae-dir d "
-        "--text-encoder-dir d --lora-dir d --embeddings-dir d --medvram --lowvram "
+        "--text-encoder-dir d --lora-dir d --embeddings-dir d --hypernetwork-dir d --medvram --lowvram "
         "--no-half --precision full --device-id 0 --use-cpu all --theme dark --disable-all-extensions "
         "--disable-extra-extensions --skip-install --loglevel INFO --forge-ref-a1111-home h --cpu --novram "
         "--base-directory d --output-directory d"
     )
     assert read(*scripts.split()).notes == ()
     nothing_here = (
-        "--share --hypernetwork-dir d --esrgan-models-path d --no-half-vae --xformers "
+        "--share --esrgan-models-path d --no-half-vae --xformers "
         "--opt-sdp-attention --styles-file f --ui-config-file f --ui-settings-file f --hide-ui-dir-config "
         "--freeze-settings --skip-torch-cuda-test --no-hashing --no-download-sd-model --api-log --gpu-only --highvram "
         "--reserve-vram 1 --preview-method auto --extra-model-paths-config f --deterministic --fast fp16_accumulation"

@@ -87,7 +87,7 @@ FOREIGN_FLAGS = (
     *_switches(_SAME, "--deterministic", "--pytorch-deterministic", "--use-textbox-seed"),
     *_values(
         _LATER,
-        "--hypernetwork-dir", "--textual-inversion-templates-dir",
+        "--textual-inversion-templates-dir",
         "--controlnet-dir", "--controlnet-preprocessor-models-dir",
         "--controlnet-annotator-models-path", "--esrgan-models-path", "--bsrgan-models-path",
         "--realesrgan-models-path", "--swinir-models-path", "--scunet-models-path", "--dat-models-path",

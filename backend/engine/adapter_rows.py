@@ -10,7 +10,7 @@ from backend.adapter_row import AdapterRow, NameHash
 from backend.engine.adapted_model import AdaptableModel
 from backend.engine.adapter_reports import AdapterReports
 from backend.engine.library import Library, LoraEntry
-from backend.errors import AmbiguousName, EmulsionError, FileError, RequestError, UnknownName
+from backend.errors import AmbiguousName, EmulsionError, FileError, UnknownName
 from backend.merging.lora_block_weights import block_weights
 from backend.merging.selectors import check_weights
 from backend.pipeline.planned_adapters import PlannedAdapter, PlannedAdapters
@@ -155,9 +155,8 @@ class _Finder:
         row = AdapterRow(use=use, curve=tag.curve)
         if not acts(row):
             return None
-        if tag.kind != _LORA:
-            return self._missing(tag.name, RequestError("prompt", f"{tag.text:.100}: this version reads no "
-                                 "hypernetworks; take the tag out"))  # fmt: skip
+        if tag.kind != _LORA:  # backend/engine/hypernetworks.py finds the others
+            return None
         wanted = self._wanted(row, self.name_hashes.get(tag.name, ""))
         if wanted is None:
             return None

@@ -27,6 +27,7 @@ from backend.engine.converted_pickles import ConvertedPickles
 from backend.engine.embedding_files import EmbeddingFiles, Reader, counted, plan_embeddings
 from backend.engine.fit import FitReport, fit_report
 from backend.engine.generation_jobs import GenerationJobs
+from backend.engine.hypernetworks import HypernetworkFiles, plan_hypernetworks
 from backend.engine.idle import IdleUnloader
 from backend.engine.job import JobState, JobView
 from backend.engine.job_report import JobReport
@@ -123,6 +124,7 @@ class Engine:
         )
         pickles = ConvertedPickles(settings.data_dir / "converted")
         self.embeddings = EmbeddingFiles(settings.embedding_dirs, pickles, library.hash_of)
+        self.hypernetworks = HypernetworkFiles(settings.hypernetwork_dirs, pickles, library.hash_of)
         self._made = MadeModels(library, catalog.for_merging)
         self._models = Models(catalog.families, machine, self._made)
         self._runner = JobRunner(self._jobs, journal, publisher, machine.device, self._work)
@@ -345,7 +347,7 @@ class Engine:
                 exact_batches=preferences.exact_batches,
             ),
         )
-        return self._with_embeddings(plan, request)
+        return self._with_embeddings(self._with_hypernetworks(plan, request, entry), request)
 
     def adapter_report(self, name: str, checkpoint: str | None = None) -> AdapterReport:
         """A LoRA of the library beside a checkpoint, or beside the one that requests get which name none.
@@ -456,7 +458,21 @@ class Engine:
             use_ema=plan.model.use_ema,
             prediction=plan.model.prediction,
             adapters=added_adapters(plan),
+            hypernetworks=plan.hypernetworks.acting,
         )
+
+    def _with_hypernetworks(
+        self, plan: GenerationPlan, request: GenerationRequest, entry: CheckpointEntry
+    ) -> GenerationPlan:
+        hypernetworks = plan_hypernetworks(
+            read_tags(request.prompt).tags,
+            self.hypernetworks,
+            family=self.catalog.families[entry.family],
+            contexts=lambda: self._models.contexts(entry),
+            name_hashes=request.name_hashes,
+            skips_missing=request.skips_missing_adapters,
+        )
+        return dataclasses.replace(plan, hypernetworks=hypernetworks, notices=(*plan.notices, *hypernetworks.notices))
 
     def _with_embeddings(self, plan: GenerationPlan, request: GenerationRequest) -> GenerationPlan:
         files, acting = find_components(plan.model, self.library), plan.adapters.acting

@@ -78,6 +78,7 @@ class GenerationJobs:
                 use_ema=plan.model.use_ema,
                 prediction=plan.model.prediction,
                 adapters=added_adapters(plan, step=step, num_steps=num_steps),
+                hypernetworks=plan.hypernetworks.acting,
                 reads_ahead=step == 0,
             )
 

@@ -13,14 +13,17 @@ from backend.diffusion.guidance import Conditioning
 from backend.engine.adapted_model import AdaptableModel
 from backend.engine.adapter_reports import AdapterReports, identity_of
 from backend.engine.embedding_files import Reader, reader_of
+from backend.engine.hypernetworks import contexts_of
 from backend.engine.library import CheckpointEntry, TextEncoderEntry, VaeEntry
 from backend.engine.made_models import MadeModels
 from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import has_autoencoder
 from backend.families.family import Defaults, Description, Family, Machine, Model, ModelFiles, Prompt
 from backend.families.file_facts import with_prediction
+from backend.families.hypernetwork_files import HypernetworkUse
 from backend.memory.device import free_host_bytes
 from backend.pipeline.plan import GenerationPlan
+from backend.pipeline.planned_hypernetworks import PlannedHypernetwork
 from backend.recipe import AdapterUse
 from backend.registry import Registry
 from backend.request import PredictionKind
@@ -127,11 +130,12 @@ class Models:
         prediction: PredictionKind | None = None,
         vae_of: CheckpointEntry | None = None,
         adapters: Sequence[AddedAdapter] = (),
+        hypernetworks: Sequence[PlannedHypernetwork] = (),
         reads_ahead: bool = False,
     ) -> Model:
         """A model; its weights are read when they are first used. Raises FileError.
 
-        adapters: in any order: what they add is summed up.
+        adapters: in any order: what they add is summed up. hypernetworks: in the order in which they act.
         prediction: what the user says of the checkpoint. reads_ahead: have the system begin to read the files.
         vae_of: the checkpoint whose autoencoder completes one without its own, where there is no `vae`, either.
         """
@@ -146,6 +150,7 @@ class Models:
         others = (external, *encoders.values())
         added = sorted(adapters, key=lambda adapter: (identity_of(adapter.path), repr(adapter.use)))
         choices = str(use_ema), str(prediction), *(f"{identity_of(one.path)} {one.use}" for one in added)
+        choices = *choices, *(f"{one.sha256} {one.strength}" for one in hypernetworks)
         key = (opened.identity, *(source.identity("") for source in others if source), *choices)
         with self._lock:
             if key not in self._models:
@@ -154,6 +159,7 @@ class Models:
                     vae=external,
                     text_encoders={kind: _text_encoder(source, kind) for kind, source in encoders.items()},
                     use_ema=use_ema,
+                    hypernetworks=tuple(HypernetworkUse(file=one.file, strength=one.strength) for one in hypernetworks),
                 )
                 self._models[key] = family.load(self._with_adapters(files, family, added), self._machine)
             self._models.move_to_end(key)
@@ -183,6 +189,10 @@ class Models:
         )
         identities = (opened.identity, *(source.identity("") for source in encoders.values()), str(use_ema))
         return AdaptableModel(files, opened.family, " ".join(identities))
+
+    def contexts(self, entry: CheckpointEntry) -> frozenset[int]:
+        """The widths of what a U-Net's attentions attend to, by its header alone. Raises FileError."""
+        return contexts_of(self._opened(entry).source)
 
     def text_reader(self, entry: CheckpointEntry, text_encoders: Sequence[TextEncoderEntry] = ()) -> Reader:
         """A model as textual inversions see it, by headers alone. Raises FileError."""

@@ -12,6 +12,7 @@ from backend.diffusion.guidance import ConditionedNetwork, Conditioning
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
+from backend.families.hypernetwork_files import HypernetworkUse
 from backend.memory.device import DeviceFacts
 from backend.memory.dry_run import CallCosts
 from backend.memory.dtype_policy import DtypePolicy
@@ -181,13 +182,15 @@ class ModelFiles:
     """The files of one model.
 
     vae replaces the autoencoder inside the checkpoint. text_encoders: by kind ("clip_l", "clip_h", "clip_g", "t5"),
-    in place of those inside the checkpoint.
+    in place of those inside the checkpoint. hypernetworks: in the order in which they change contexts; only families
+    that say so take any.
     """
 
     checkpoint: WeightSource
     vae: WeightSource | None = None
     text_encoders: Mapping[str, WeightSource] = field(default_factory=dict[str, WeightSource])
     use_ema: bool = False
+    hypernetworks: tuple[HypernetworkUse, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +216,7 @@ class Family:
     """All facts about one family, or, with `load` None, a kind of file that is known by name but not run.
 
     recognise looks at names and shapes alone. describe goes by a header alone; a family that runs has both `describe`
-    and `load`. advice completes the sentence "This is a <label> file: ...".
+    and `load`. advice completes the sentence "This is a <label> file: ...". takes_hypernetworks: see `ModelFiles`.
     """
 
     name: str
@@ -223,6 +226,7 @@ class Family:
     load: Callable[[ModelFiles, Machine], Model] | None = None
     advice: str = ""
     aliases: tuple[str, ...] = ()
+    takes_hypernetworks: bool = False
 
 
 def identify(source: WeightSource, families: Sequence[Family]) -> Family | None:

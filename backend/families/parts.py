@@ -28,10 +28,11 @@ def network_part(
     *,
     once: Collection[str] = (),
     tables: Collection[str] = (),
+    often: Collection[str] = (),
 ) -> Part:
     """A network whose weights are those of `source`; `build` makes it, and is called on the meta device.
 
-    once, tables: see `Part`.
+    once, tables, often: see `Part`.
     """
     keys = source.keys()
     identity = hashlib.sha256("\n".join(f"{key} {source.identity(key)}" for key in keys).encode()).hexdigest()[:32]
@@ -43,4 +44,5 @@ def network_part(
         build=build,
         once=once,
         tables=tables,
+        often=often,
     )

@@ -92,4 +92,5 @@ SD1 = Family(
     recognise=recognise,
     describe=describe,
     load=load,
+    takes_hypernetworks=True,
 )

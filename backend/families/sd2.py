@@ -96,4 +96,5 @@ SD2 = Family(
     recognise=recognise,
     describe=describe,
     load=load,
+    takes_hypernetworks=True,
 )

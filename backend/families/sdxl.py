@@ -161,4 +161,5 @@ SDXL = Family(
     recognise=recognise,
     describe=describe,
     load=load,
+    takes_hypernetworks=True,
 )

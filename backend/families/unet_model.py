@@ -19,6 +19,7 @@ from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_of
 from backend.families.family import Evaluation, Machine, ModelFiles, Prompt
 from backend.families.file_facts import FileFacts, averaged
+from backend.families.hypernetwork_files import HypernetworkUse
 from backend.families.latent_model import LatentModel
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
@@ -27,6 +28,8 @@ from backend.families.unet_shapes import unet_config_from
 from backend.memory.dry_run import Call
 from backend.memory.part import Part
 from backend.nn.unet import KeysValues, UNet, UNetConfig, used_once
+from backend.weights.assembled import Assembled, Component
+from backend.weights.source import WeightSource
 
 _CHANNELS = (4, 8, 9)
 
@@ -72,13 +75,21 @@ class UNetModel(LatentModel):
                 "(inpainting) are known. Choose another checkpoint.",
             )
         target = target_for(machine, machine.policy.unet)
+        hypernetworks = [use.file.config for use in files.hypernetworks]
         # A network that is told its guidance is a latent consistency model.
         is_told = config.guidance_width is not None
         super().__init__(
             family=family.name,
             machine=machine,
-            part=network_part("U-Net", unet, target, lambda: UNet(config), once=used_once(unet.keys())),
-            call=partial(_call, config=config, dtype=target.dtype),
+            part=network_part(
+                "U-Net",
+                _with_hypernetworks(unet, files.hypernetworks),
+                target,
+                lambda: UNet(config, hypernetworks),
+                once=used_once(unet.keys()),
+                often=_layers_of_hypernetworks(files.hypernetworks),
+            ),
+            call=partial(_call, config=config, dtype=target.dtype, num_hypernetworks=len(hypernetworks)),
             prediction=LcmBoundary(prediction=prediction, levels=levels) if is_told else prediction,
             process=VarianceExploding(),
             latents=LatentSpace(
@@ -93,6 +104,7 @@ class UNetModel(LatentModel):
             text_parts=text_parts,
         )
         self._levels = levels
+        self._strengths = tuple(use.strength for use in files.hypernetworks)
 
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         return self._levels
@@ -103,6 +115,7 @@ class UNetModel(LatentModel):
         # A text is the same at every step, so what the layers attend to of it is computed once; the layers that do so
         # are an eighth of SDXL's weights and need not stay on the device.
         texts: dict[Conditioning, KeysValues] = {}
+        strengths = torch.tensor(self._strengths, device=self._machine.device.torch_device) if self._strengths else None
         blank: dict[tuple[int, int], Tensor] = {}
 
         @torch.inference_mode()
@@ -118,11 +131,12 @@ class UNetModel(LatentModel):
                 x = torch.cat([x, extra], dim=1)
             x = x.to(dtype, memory_format=torch.channels_last)
             if conditioning not in texts:
-                texts[conditioning] = unet.keys_values(conditioning.context.to(x))
+                texts[conditioning] = unet.keys_values(conditioning.context.to(x), strengths)
             y = None if conditioning.vector is None else conditioning.vector.to(x)
             told = conditioning.guidance
             guidance = None if told is None else torch.full((conditioning.groups,), told, device=x.device)
-            return unet(x, timesteps, texts[conditioning], y, guidance=guidance).float().contiguous()
+            result = unet(x, timesteps, texts[conditioning], y, guidance=guidance, strengths=strengths)
+            return result.float().contiguous()
 
         return self._machine.compiled(unet, predict)
 
@@ -138,7 +152,22 @@ class UNetModel(LatentModel):
         return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
 
 
-def _call(evaluation: Evaluation, *, config: UNetConfig, dtype: torch.dtype) -> Call:
+def _with_hypernetworks(unet: WeightSource, uses: Sequence[HypernetworkUse]) -> WeightSource:
+    """The weights of a U-Net and of what changes its contexts, by the names in `UNet`."""
+    if not uses:
+        return unet
+    parts = (
+        Component(source=use.file.source, name=f"hypernetworks.{index}.{{}}".format) for index, use in enumerate(uses)
+    )
+    return Assembled((Component(source=unet, name=str), *parts))
+
+
+def _layers_of_hypernetworks(uses: Sequence[HypernetworkUse]) -> tuple[str, ...]:
+    names = (f"hypernetworks.{index}.{key}" for index, use in enumerate(uses) for key in use.file.source.keys())
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+
+def _call(evaluation: Evaluation, *, config: UNetConfig, dtype: torch.dtype, num_hypernetworks: int) -> Call:
     def evaluate(network: nn.Module, device: torch.device) -> object:
         unet = cast(UNet, network)
         images = evaluation.images
@@ -150,6 +179,7 @@ def _call(evaluation: Evaluation, *, config: UNetConfig, dtype: torch.dtype) -> 
         guidance = None if config.guidance_width is None else torch.empty(images, device=device)
         x = x.to(memory_format=torch.channels_last)
         timesteps = torch.empty(images, device=device)
-        return unet(x, timesteps, unet.keys_values(context), y, guidance=guidance)
+        strengths = torch.empty(num_hypernetworks, device=device) if num_hypernetworks else None
+        return unet(x, timesteps, unet.keys_values(context, strengths), y, guidance=guidance, strengths=strengths)
 
     return evaluate

@@ -66,7 +66,7 @@ class HeldNetwork:
             LeafSize(
                 name=leaf.name,
                 num_bytes=leaf.num_bytes,
-                stays=leaf.num_bytes < self._small or leaf.has_children,
+                stays=leaf.num_bytes < self._small or leaf.has_children or leaf.name in self.part.often,
                 is_once=leaf.name in self.part.once,
             )
             for leaf in self._leaves

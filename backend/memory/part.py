@@ -21,6 +21,7 @@ class Part:
     once: names of layers that run once per job or conditioning (modulation, keys and values of the text): they never
     stay on a GPU.
     tables: names of embeddings that look up rows where their table lies (backend/nn/layers.py): they stay on the host.
+    often: names of layers that run many times in one pass: they always stay where they compute.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Part:
     build: Callable[[], nn.Module]
     once: Collection[str] = ()
     tables: Collection[str] = ()
+    often: Collection[str] = ()
 
     @property
     def title(self) -> str:

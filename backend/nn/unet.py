@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backend.nn.attention import Attend, AttentionPlace, attention
+from backend.nn.hypernetwork import ContextChange, Hypernetwork, HypernetworkConfig
 from backend.nn.layers import Conv2d, GroupNorm, LayerNorm, Linear, SiLU, outputs_of, rows_at_a_time
 
 # Shapes: B batch, C channels, H x W latent size, N = H * W tokens, M context tokens, D head width. Of B images, B / G
@@ -78,11 +79,15 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """Predict noise (or velocity) from a noisy latent, its timestep and a text context."""
+    """Predict noise (or velocity) from a noisy latent, its timestep and a text context.
 
-    def __init__(self, config: UNetConfig) -> None:
+    hypernetworks: what changes the contexts of its attentions, with weights beside its own; none for most.
+    """
+
+    def __init__(self, config: UNetConfig, hypernetworks: Sequence[HypernetworkConfig] = ()) -> None:
         super().__init__()
         self.config = config
+        self.hypernetworks = nn.ModuleList([Hypernetwork(one) for one in hypernetworks])
         width = config.model_channels
         embedding = 4 * width
         self.time_embed = TimeEmbedding(width, embedding, config.guidance_width)
@@ -139,12 +144,15 @@ class UNet(nn.Module):
         *,
         guidance: Tensor | None = None,
         attend: Attend = attention,
+        strengths: Tensor | None = None,
     ) -> Tensor:
         """x [B, in_channels, H, W], timesteps [B] (0..999, fractions allowed), context [G, M, context_dim] or its
 
         `keys_values`, with which the result is the same to the bit. y [G, adm_in_channels] and guidance [G], a scale,
-        when the configuration has them. Returns [B, out_channels, H, W].
+        when the configuration has them. strengths [N]: of the hypernetworks, the same as for `keys_values`; None where
+        there are none. Returns [B, out_channels, H, W].
         """
+        change = self._change(strengths)
         embedding = timestep_embedding(timesteps, self.config.model_channels).to(x.dtype)
         if guidance is not None and self.config.guidance_width is not None:
             told = guidance_embedding(guidance, self.config.guidance_width).to(x.dtype)
@@ -157,18 +165,24 @@ class UNet(nn.Module):
 
         skips: list[Tensor] = []
         for block in self.input_blocks:
-            x = block(x, embedding, context, attend)
+            x = block(x, embedding, context, attend, change)
             skips.append(x)
-        x = self.middle_block(x, embedding, context, attend)
+        x = self.middle_block(x, embedding, context, attend, change)
         for block in self.output_blocks:
             x = torch.cat([x, skips.pop()], dim=1)
-            x = block(x, embedding, context, attend, upsampled_size=skips[-1].shape[-2:] if skips else None)
+            size = skips[-1].shape[-2:] if skips else None
+            x = block(x, embedding, context, attend, change, upsampled_size=size)
         return self.out(x)
 
-    def keys_values(self, context: Tensor) -> KeysValues:
+    def keys_values(self, context: Tensor, strengths: Tensor | None = None) -> KeysValues:
         """What all layers attend to of a context [G, M, context_dim], which is the same at every step."""
+        change = self._change(strengths)
+        for_keys, for_values = (context, context) if change is None else change(context)
         blocks = [module for module in self.modules() if isinstance(module, TransformerBlock)]
-        return {block.attn2.place.block: block.attn2.keys_values(context) for block in blocks}
+        return {block.attn2.place.block: block.attn2.keys_values(for_keys, for_values) for block in blocks}
+
+    def _change(self, strengths: Tensor | None) -> ContextChange | None:
+        return None if strengths is None else ContextChange(self.hypernetworks, strengths)
 
 
 class TimeEmbedding(nn.Sequential):
@@ -197,6 +211,7 @@ class Block(nn.Sequential):
         embedding: Tensor,
         context: Tensor | KeysValues,
         attend: Attend,
+        change: ContextChange | None = None,
         upsampled_size: Sequence[int] | None = None,
     ) -> Tensor:
         for layer in self:
@@ -204,7 +219,7 @@ class Block(nn.Sequential):
                 case ResBlock():
                     x = layer(x, embedding)
                 case SpatialTransformer():
-                    x = layer(x, context, attend)
+                    x = layer(x, context, attend, change)
                 case Upsample():
                     x = layer(x, upsampled_size)
                 case _:
@@ -270,10 +285,12 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = projection(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor | KeysValues, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | KeysValues, attend: Attend, change: ContextChange | None = None
+    ) -> Tensor:
         tokens = self.proj_in(_to_tokens(self.norm(x)))  # [B, N, C]
         for block in self.transformer_blocks:
-            tokens = block(tokens, context, attend)
+            tokens = block(tokens, context, attend, change)
         return x + _to_image(self.proj_out(tokens), x)
 
 
@@ -295,15 +312,17 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(dim, context_dim, heads, AttentionPlace(name, is_cross=True))
         self.ff = FeedForward(dim)
 
-    def forward(self, x: Tensor, context: Tensor | KeysValues, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | KeysValues, attend: Attend, change: ContextChange | None = None
+    ) -> Tensor:
         normed = self.norm1(x)
-        x = x + self.attn1(normed, normed, attend)
-        x = x + self.attn2(self.norm2(x), context, attend)
+        x = x + self.attn1(normed, normed, attend, change)
+        x = x + self.attn2(self.norm2(x), context, attend, change)
         return x + self.ff(self.norm3(x))
 
 
 class CrossAttention(nn.Module):
-    """Attend from x [B, N, dim] to context [G, M, context_dim]."""
+    """Attend from x [B, N, dim] to context [G, M, context_dim], or to what `change` makes of it."""
 
     def __init__(self, dim: int, context_dim: int, heads: int, place: AttentionPlace) -> None:
         super().__init__()
@@ -314,15 +333,20 @@ class CrossAttention(nn.Module):
         self.to_v = Linear(context_dim, dim, bias=False)
         self.to_out = nn.Sequential(Linear(dim, dim))
 
-    def forward(self, x: Tensor, context: Tensor | KeysValues, attend: Attend) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | KeysValues, attend: Attend, change: ContextChange | None = None
+    ) -> Tensor:
         q = self._split_heads(self.to_q(x))
-        k, v = self.keys_values(context) if isinstance(context, Tensor) else context[self.place.block]
+        if isinstance(context, Tensor):
+            k, v = self.keys_values(*((context, context) if change is None else change(context)))
+        else:
+            k, v = context[self.place.block]
         k, v = (_for_images(states, len(x)) for states in (k, v))
         return self.to_out(attend(q, k, v, self.place).transpose(1, 2).flatten(2))
 
-    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [G, heads, M, D] of a context."""
-        return self._split_heads(self.to_k(context)), self._split_heads(self.to_v(context))
+    def keys_values(self, for_keys: Tensor, for_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [G, heads, M, D] of the contexts for each, which are one without hypernetworks."""
+        return self._split_heads(self.to_k(for_keys)), self._split_heads(self.to_v(for_values))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # [B, N, C] -> [B, H, N, D]

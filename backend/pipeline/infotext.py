@@ -25,6 +25,7 @@ NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
 _SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "TI", "Hashes"})
 _HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")  # as A1111 writes a refiner
+_HASH_BEHIND_HYPERNET = re.compile(r" ?\([0-9a-fA-F]{4,64}\)$")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 T = TypeVar("T")
 
@@ -186,6 +187,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Clip skip", lambda text: {"clip_skip": int(text)}, default="1")
     _restore(restored, left, "Emphasis", lambda text: {"emphasis": text}, default="Original")
     _restore(restored, left, "RNG", lambda text: {"noise_source": "NV" if text == "GPU" else text}, default="GPU")
+    _restore(restored, left, "Hypernet", lambda text: _with_hypernetwork(restored.fields, left, text))
     restored.notices.extend(
         f"{key}: {_shown(value)} was not restored; it has no meaning here." for key, value in left.items()
     )
@@ -212,6 +214,12 @@ def _restore(
         restored.notices.append(f"{key}: {_shown(text)} was not restored; it is not what belongs there.")
     else:
         restored.fields.update(values)
+
+
+def _with_hypernetwork(fields: Mapping[str, Any], left: dict[str, str], name: str) -> dict[str, Any]:
+    """As the tag that later versions of A1111 have in its place."""
+    strength = float(left.pop("Hypernet strength", "1"))
+    return {"prompt": f"{fields['prompt']}<hypernet:{_HASH_BEHIND_HYPERNET.sub('', name)}:{strength:g}>"}
 
 
 def _with_embeddings(fields: Mapping[str, Any], text: str) -> dict[str, Any]:

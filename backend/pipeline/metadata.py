@@ -12,6 +12,7 @@ from backend.pipeline.infotext import write_infotext, write_name_hashes, write_n
 from backend.pipeline.plan import GenerationPlan, ModelName
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.pipeline.planned_embeddings import of_other_files
+from backend.pipeline.planned_hypernetworks import not_of_hypernetworks
 from backend.recipe import Recipe
 from backend.request import DEFAULT_REFINER_SWITCH, GenerationRequest
 
@@ -88,7 +89,11 @@ def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
         noise_source=plan.noise_source.name,
         exact_batches=plan.exact_batches,
         adapters=plan.adapters.rows,
-        name_hashes=(*of_other_files(plan.adapters.name_hashes), *plan.embeddings.name_hashes),
+        name_hashes=(
+            *not_of_hypernetworks(of_other_files(plan.adapters.name_hashes)),
+            *plan.embeddings.name_hashes,
+            *plan.hypernetworks.name_hashes,
+        ),
         skips_missing_adapters=plan.adapters.skips_missing,
     )
 
@@ -101,6 +106,7 @@ def picture_texts(plan: GenerationPlan, seed: int) -> dict[str, str]:
         "model": _model_mapping(plan.model),
         "adapters": plan.adapters.facts(),
         "embeddings": plan.embeddings.facts(),
+        "hypernetworks": plan.hypernetworks.facts(),
     }
     return {INFOTEXT_KEY: infotext_of(plan, seed), REQUEST_KEY: json.dumps(exact, ensure_ascii=False)}
 

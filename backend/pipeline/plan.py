@@ -12,6 +12,7 @@ from backend.errors import RequestError
 from backend.families.family import Description
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.pipeline.planned_embeddings import PlannedEmbeddings
+from backend.pipeline.planned_hypernetworks import PlannedHypernetworks
 from backend.recipe import Recipe
 from backend.registry import Registry
 from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest, PredictionKind
@@ -106,6 +107,7 @@ class GenerationPlan:
     noise_source: NoiseKind
     exact_batches: bool
     embeddings: PlannedEmbeddings = field(default_factory=PlannedEmbeddings)
+    hypernetworks: PlannedHypernetworks = field(default_factory=PlannedHypernetworks)
     notices: tuple[str, ...] = ()
 
     @property

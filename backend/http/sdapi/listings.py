@@ -1,4 +1,4 @@
-"""What can be named: GET sd-models, sd-vae, samplers, schedulers, and lists of what there is none of."""
+"""What can be named: GET sd-models, sd-vae, samplers, schedulers, hypernetworks; lists of what there is none of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from backend.weights.hashing import SHORT
 _EMPTY: dict[str, list[Any] | dict[str, Any]] = {
     "upscalers": [],
     "latent-upscale-modes": [],
-    "hypernetworks": [],
     "face-restorers": [],
     "realesrgan-models": [],
     "prompt-styles": [],
@@ -65,6 +64,13 @@ def listings_router(engine: Engine) -> APIRouter:
         return [
             {"name": name, "label": label, "aliases": list(aliases), "default_rho": -1, "need_inner_model": False}
             for name, label, aliases in [(AUTOMATIC, "Automatic", ()), *known]
+        ]
+
+    @router.get("/hypernetworks")
+    def hypernetworks() -> list[dict[str, Any]]:
+        """Paths begin in the folder of hypernetworks: where that lies is nobody's business."""
+        return [
+            {"name": entry.name, "path": f"{entry.name}{entry.path.suffix}"} for entry in engine.hypernetworks.entries()
         ]
 
     for name, content in _EMPTY.items():
