@@ -52,8 +52,8 @@ def _said(text: str) -> str:
 
 def _by_layers(modules: Mapping[str, Shapes]) -> str:
     for name, shapes in modules.items():
-        down = shapes.get("down") or shapes.get("hada_w1_b")
-        if down is not None and _CROSS_ATTENTION.match(name) and down[-1] in _CONTEXT_WIDTHS:
+        down = next((shapes[name] for name in ("down", "hada_w1_b", "q_layer") if name in shapes), None)
+        if down and _CROSS_ATTENTION.match(name) and down[-1] in _CONTEXT_WIDTHS:
             return _CONTEXT_WIDTHS[down[-1]]
     return _by_names(modules)
 

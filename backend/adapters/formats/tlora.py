@@ -46,8 +46,9 @@ def _singular_product(part: Part, count: int | None) -> Tensor:
     rank, most = trained.shape[0], vectors.shape[1]
     used = min(rank, most)
     nearness = (trained[:used] @ vectors).square()  # [r, every vector]
-    starts = {0, most - used, (most - used) // 2}
-    start = max(sorted(starts), key=lambda first: float(nearness[:, first : first + used].diagonal().sum()))
+    starts = sorted({0, most - used, (most - used) // 2})
+    sums = [float(nearness[:, first : first + used].diagonal().sum()) for first in starts]
+    start = starts[sums.index(max(sums))]
     chosen = vectors[:, start : start + used][:, :count]
     return weight @ chosen @ chosen.mT if is_high else chosen @ (chosen.mT @ weight)
 
