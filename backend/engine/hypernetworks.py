@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,5 +173,5 @@ def _fit(entry: HypernetworkEntry, file: HypernetworkFile, family: Family, conte
     return []
 
 
-def _listed(widths: set[int] | frozenset[int]) -> str:
+def _listed(widths: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(widths)))

@@ -94,7 +94,7 @@ class _Branch:
         outputs: list[int] = []
         norms = 0
         for _, tensors in sorted(layers.items()):
-            shape = source.spec(tensors["weight"]).shape if "weight" in tensors else ()
+            shape: tuple[int, ...] = source.spec(tensors["weight"]).shape if "weight" in tensors else ()
             before = outputs[-1] if outputs else width
             match len(shape), "bias" in tensors:
                 case 2, True if shape[1] == before and source.spec(tensors["bias"]).shape == shape[:1]:
