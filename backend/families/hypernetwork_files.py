@@ -94,9 +94,10 @@ class _Branch:
         outputs: list[int] = []
         norms = 0
         for _, tensors in sorted(layers.items()):
-            shape: tuple[int, ...] = source.spec(tensors["weight"]).shape if "weight" in tensors else ()
+            shape = tuple(source.spec(tensors["weight"]).shape if "weight" in tensors else ())
             before = outputs[-1] if outputs else width
-            match len(shape), "bias" in tensors:
+            dimensions = len(shape)
+            match dimensions, "bias" in tensors:
                 case 2, True if shape[1] == before and source.spec(tensors["bias"]).shape == shape[:1]:
                     outputs.append(shape[0])
                     part = "linear"
