@@ -30,7 +30,7 @@ from backend.nn.unet import CrossAttention, UNet
 from backend.pipeline.infotext import read_infotext, request_from_infotext
 from backend.request import GenerationRequest
 from backend.weights.pickle_conversion import VALUES, convert_pickle
-from backend.weights.safetensors_file import open_safetensors
+from backend.weights.safetensors_file import open_safetensors, write_safetensors
 from backend.weights.source import InMemory
 from tests.held_networks import held_network
 from tests.tiny_checkpoint import UNET, write_tiny_checkpoint
@@ -276,8 +276,15 @@ def test_blocks_with_hypernetworks_can_be_compiled(unet: UNet) -> None:
 def root(tmp_path: Path) -> Path:
     write_tiny_checkpoint(tmp_path / "models" / "checkpoints" / "tiny.safetensors")
     (tmp_path / "models" / "hypernetworks" / "more").mkdir(parents=True)
-    torch.save(content(16, 32, activation_func="relu"), tmp_path / "models" / "hypernetworks" / "anime.pt")
+    write_hypernetwork(tmp_path, "anime", content(16, 32, activation_func="relu"))
     return tmp_path
+
+
+def write_hypernetwork(root: Path, name: str, saved: dict[Any, Any]) -> Path:
+    """What a pickle is converted to."""
+    source, path = as_source(saved), root / "models" / "hypernetworks" / f"{name}.safetensors"
+    write_safetensors(path, {key: source.read(key) for key in source.keys()}, dict(source.metadata))
+    return path
 
 
 @pytest.fixture
@@ -306,11 +313,11 @@ def test_a_tag_changes_the_picture_and_leaves_nothing_behind(engine: Engine) -> 
 
 
 def test_a_picture_says_which_file_it_was_made_with(engine: Engine, root: Path) -> None:
-    path = root / "models" / "hypernetworks" / "anime.pt"
+    path = root / "models" / "hypernetworks" / "anime.safetensors"
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     pixels, exact = picture(engine, "a cat<hypernet:anime:1>")
     assert exact.name_hashes == (NameHash(name="hypernet:anime", hash=sha256),)
-    path.rename(path.with_name("renamed.pt"))
+    path.rename(path.with_stem("renamed"))
     assert picture(engine, exact.prompt, name_hashes=exact.name_hashes)[0] == pixels
     assert picture(engine, f"a cat<hypernet:#{sha256[:12]}:1>")[0] == pixels
 
@@ -323,14 +330,14 @@ def test_one_that_is_not_there_is_refused_unless_it_may_be(engine: Engine) -> No
 
 
 def test_one_for_another_model_is_refused_with_both_widths(engine: Engine, root: Path) -> None:
-    torch.save(content(768), root / "models" / "hypernetworks" / "sd1.pt")
+    write_hypernetwork(root, "sd1", content(768))
     with pytest.raises(AdapterDoesNotFit, match="made for SD 1") as refused:
         engine.submit(GenerationRequest(prompt="<hypernet:sd1:1>"))
     assert "widths 768; the model's are 16, 32" in str(refused.value)
 
 
 def test_one_that_fits_in_part_is_told(engine: Engine, root: Path) -> None:
-    torch.save(content(16, 1024), root / "models" / "hypernetworks" / "more" / "sd2.pt")
+    write_hypernetwork(root, "more/sd2", content(16, 1024))
     plan = engine.plan(GenerationRequest(prompt="<hypernet:sd2:1>", seed=1))
     assert plan.notices == (
         "Hypernetwork more/sd2 was made for SD 2, and the model is Stable Diffusion 1.x; only its layers of width 16 "
@@ -343,12 +350,15 @@ class Hostile:
         return exec, ("raise SystemExit",)
 
 
-def test_damaged_files_and_pickles_with_code_are_refused(engine: Engine, root: Path) -> None:
+def test_pickles_are_converted_and_damaged_files_and_pickles_with_code_are_refused(engine: Engine, root: Path) -> None:
     folder = root / "models" / "hypernetworks"
+    torch.save(content(16, 32, activation_func="relu"), folder / "old.pt")
+    (found,) = engine.plan(GenerationRequest(prompt="<hypernet:old:1>", seed=1)).hypernetworks.acting
+    assert dict(found.file.config.widths) == {16: (32, 16), 32: (64, 32)}
     torch.save({**content(16), "name": Hostile()}, folder / "evil.pt")
     with pytest.raises(PickleRefused):
         engine.submit(GenerationRequest(prompt="<hypernet:evil:1>"))
-    (folder / "short.pt").write_bytes((folder / "anime.pt").read_bytes()[:-100])
+    (folder / "short.safetensors").write_bytes((folder / "anime.safetensors").read_bytes()[:-100])
     with pytest.raises(BadCheckpoint):
         engine.submit(GenerationRequest(prompt="<hypernet:short:1>"))
 
@@ -364,11 +374,14 @@ def test_families_without_a_u_net_refuse_them_by_name(engine: Engine, root: Path
 
 
 def test_a1111s_clients_are_told_what_there_is(engine: Engine, root: Path) -> None:
-    torch.save(content(16), root / "models" / "hypernetworks" / "more" / "two.pt")
+    write_hypernetwork(root, "more/two", content(16))
     app = FastAPI()
     app.include_router(listings_router(engine))
     listed = TestClient(app).get("/hypernetworks").json()
-    assert listed == [{"name": "anime", "path": "anime.pt"}, {"name": "more/two", "path": "more/two.pt"}]
+    assert listed == [
+        {"name": "anime", "path": "anime.safetensors"},
+        {"name": "more/two", "path": "more/two.safetensors"},
+    ]
 
 
 def test_the_keys_of_old_pictures_become_a_tag() -> None:
