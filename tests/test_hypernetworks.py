@@ -25,6 +25,7 @@ from backend.families.hypernetwork_files import HypernetworkFile, read_hypernetw
 from backend.http.sdapi.listings import listings_router
 from backend.images.png_text import read_png_text
 from backend.memory.layouts import Target
+from backend.memory.residency import Part, Residency
 from backend.nn.hypernetwork import ACTIVATIONS, ContextChange, Hypernetwork
 from backend.nn.unet import CrossAttention, UNet
 from backend.pipeline.infotext import read_infotext, request_from_infotext
@@ -267,6 +268,27 @@ def test_blocks_with_hypernetworks_can_be_compiled(unet: UNet) -> None:
     block.compile(backend="eager", fullgraph=True)
     for strength, expected in zip((0.5, 0.8), plain, strict=True):
         assert torch.allclose(with_file(x, timesteps, context, strengths=torch.tensor([strength])), expected)
+
+
+@torch.inference_mode()
+def test_layers_that_come_and_go_compute_the_same_bits_and_those_of_hypernetworks_stay(unet: UNet) -> None:
+    file = read_hypernetwork(as_source(content(16, 32, activation_func="relu")))
+    own = {f"hypernetworks.0.{key}": file.source.read(key) for key in file.source.keys()}
+    part = Part(
+        "unet", "U-Net", InMemory({**unet.state_dict(), **own}), Target(torch.device("cpu"), torch.float32),
+        lambda: UNet(UNET, [file.config]), often=tuple(dict.fromkeys(key.rpartition(".")[0] for key in own)),
+    )  # fmt: skip
+    x, timesteps, context = torch.randn(1, 4, 8, 8), torch.tensor([10.0]), torch.randn(1, 77, 16)
+    strengths = torch.tensor([0.7])
+    whole = Residency(2**40)
+    expected = whole.get(part)(x, timesteps, context, strengths=strengths)
+    tight = Residency(whole.used() * 4 // 10, small=256)
+    network = tight.get(part)
+    for _step in range(3):
+        assert torch.equal(network(x, timesteps, context, strengths=strengths), expected)
+        assert tight.used() <= tight.budget
+    assert tight.report()[0].streamed_bytes > 0
+    assert not any(parameter.is_meta for parameter in network.hypernetworks.parameters())
 
 
 # Jobs

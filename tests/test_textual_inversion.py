@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from diffusers.loaders import TextualInversionLoaderMixin
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from backend.adapter_row import NameHash
 from backend.engine.engine import Engine
@@ -259,26 +261,33 @@ def states(encoder: ClipText, prompt: CompiledPrompt, vectors: dict[str, Tensor]
     ).states  # fmt: skip
 
 
+class Pipeline(TextualInversionLoaderMixin):
+    """As much of diffusers' as its loader needs."""
+
+    components: ClassVar[dict[str, Any]] = {}
+    hf_device_map = None
+    device = CPU
+
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
+
+
 @pytest.mark.parametrize("clip_skip", [1, 2])
-def test_states_are_those_of_a_table_with_more_tokens(
-    encoder: ClipText, reference: CLIPTextModel, clip_skip: int
+@pytest.mark.parametrize("count", [1, 3])
+def test_states_are_those_that_diffusers_has_after_loading_the_file(
+    encoder: ClipText, reference: CLIPTextModel, count: int, clip_skip: int
 ) -> None:
-    """What transformers and diffusers do: the vectors become the last rows of the table of tokens."""
-    vectors = numbers(3, 32)
-    table = reference.text_model.embeddings.token_embedding if hasattr(reference, "text_model") else None
-    table = table if table is not None else reference.embeddings.token_embedding
-    extended = torch.nn.Embedding.from_pretrained(torch.cat([table.weight, vectors]))
-    ids = [BEGIN_TEXT, 320, 49408, 49409, 49410, 2368, *[END_TEXT] * 71]
-    owner = reference.text_model.embeddings if hasattr(reference, "text_model") else reference.embeddings
-    owner.token_embedding = extended
-    try:
-        expected = reference(torch.tensor([ids]), output_hidden_states=True)
-    finally:
-        owner.token_embedding = table
-    norm = reference.text_model.final_layer_norm if hasattr(reference, "text_model") else reference.final_layer_norm
-    wanted = norm(expected.hidden_states[-clip_skip]) if clip_skip > 1 else expected.last_hidden_state
-    found = states(encoder, compiled("a neg cat", neg=3), {"neg": vectors}, clip_skip)
-    assert torch.allclose(found, wanted, atol=1e-5)
+    vectors, ours = numbers(count, 32), ClipTokenizer.load()
+    tokenizer = CLIPTokenizer(vocab=dict(ours.vocabulary), merges=sorted(ours.ranks, key=lambda pair: ours.ranks[pair]))
+    model = copy.deepcopy(reference)
+    pipeline = Pipeline(tokenizer, model)
+    pipeline.load_textual_inversion({"<neg>": vectors}, token="<neg>")
+    prompt = pipeline.maybe_convert_prompt("a <neg> cat", tokenizer)
+    ids = tokenizer(prompt, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    expected = model(ids, output_hidden_states=True).hidden_states[-clip_skip]
+    expected = next(norm for name, norm in model.named_modules() if name.endswith("final_layer_norm"))(expected)
+    found = states(encoder, compiled("a <neg> cat", **{"<neg>": count}), {"<neg>": vectors}, clip_skip)
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_a_vector_that_is_a_tokens_own_changes_nothing(encoder: ClipText) -> None:
