@@ -50,6 +50,7 @@ from backend.weights.source import InMemory
 from tests.held_networks import held_network
 from tests.tiny_adapters import lora_tensors
 from tests.tiny_checkpoint import write_tiny_checkpoint
+from tests.tiny_families import write_tiny_family
 
 CPU = torch.device("cpu")
 ORIGINAL = BUILTIN[0]
@@ -436,6 +437,13 @@ def test_a_pickle_is_converted_when_it_is_used_and_one_with_code_is_refused(engi
     assert "evil" in notices(engine, "an evil cat")[0]
 
 
+def test_a_huge_file_is_refused_before_it_is_read(engine: Engine, root: Path) -> None:
+    with (root / "models" / "embeddings" / "star.pt").open("wb") as file:
+        file.truncate(65 << 20)
+    with pytest.raises(FileError, match="too large"):
+        engine.submit(GenerationRequest(prompt="embedding:star"))
+
+
 def test_names_in_folders_are_found_with_and_without_them(engine: Engine, root: Path) -> None:
     write_embedding(root, "more/star")
     assert picture(engine, "embedding:more/star")[0] == picture(engine, "star")[0]
@@ -462,6 +470,33 @@ def test_one_in_a_lora_file_acts_with_that_lora(engine: Engine, root: Path) -> N
     plan = engine.plan(GenerationRequest(prompt="a star <lora:with:0.5>", seed=1))
     assert [inversion.name for inversion in plan.embeddings.prompt] == ["star"]
     assert engine.plan(GenerationRequest(prompt="a star", seed=1)).embeddings.prompt == ()
+
+
+@pytest.mark.parametrize(
+    ("family", "widths"),
+    [("sdxl", {CLIP_L: 64, CLIP_G: 128}), ("sd3", {CLIP_L: 64, CLIP_G: 128, T5: 208}), ("flux", {"emb_params": 64})],
+)
+def test_every_encoder_of_a_family_reads_its_own_vectors(
+    engine: Engine, root: Path, family: str, widths: dict[str, int]
+) -> None:
+    write_tiny_family(family, root / "models" / "checkpoints" / f"{family}.safetensors")
+    engine.library.refresh()
+    path = root / "models" / "embeddings" / "star.safetensors"
+    tensors = {kind: numbers(2, width) for kind, width in widths.items()}
+    seen = set[bytes]()
+    for changed in (None, *widths):
+        other = {changed: 5 * numbers(2, widths[changed], seed=9)} if changed else {}
+        write_safetensors(path, {**tensors, **other}, {})
+        seen.add(picture(engine, "a star", checkpoint=family, width=64, height=64)[0])
+    assert len(seen) == 1 + len(widths)
+
+
+def test_sdxl_reads_no_file_for_one_of_its_encoders_alone(engine: Engine, root: Path) -> None:
+    write_tiny_family("sdxl", root / "models" / "checkpoints" / "sdxl.safetensors")
+    engine.library.refresh()
+    write_embedding(root, "star", width=64)
+    (notice,) = notices(engine, "a star", checkpoint="sdxl")
+    assert "the model is SDXL" in notice
 
 
 # Pictures
