@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -11,15 +10,22 @@ from typing import Any
 
 from backend.adapter_row import AdapterRow, NameHash, name_hashes_from, row_mapping, rows_from
 from backend.errors import RequestError
+from backend.field_checks import (
+    check_bool,
+    check_int,
+    check_name,
+    check_number,
+    check_prompt,
+    checked_kind,
+    checked_value,
+    plain_values,
+)
+from backend.init_image import InitImage
+from backend.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_PIXELS, MAX_SIDE, MAX_STEPS, MIN_SIDE
 from backend.recipe import Recipe, recipe_from
+from backend.second_pass import Detailer, HiresFix, Tiles
 
-MAX_PROMPT_BYTES = 65_536
-MAX_STEPS = 1000
-MIN_SIDE = 64
-MAX_SIDE = 16_384
-MAX_PIXELS = 16_777_216
-MAX_IMAGES = 64
-MAX_GUIDANCE = 100.0
+MAX_DETAILERS = 16
 DEFAULT_REFINER_SWITCH = 0.8  # what the refiner was published with
 MIN_SHIFT, MAX_SHIFT = 0.01, 100.0
 MAX_TEXT_ENCODERS = 4
@@ -41,11 +47,11 @@ class PredictionKind(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """A text-to-image job as asked for. None means: whatever suits the checkpoint.
+    """A picture as asked for. None means: whatever suits the checkpoint.
 
     checkpoint, vae, sampler, schedule, emphasis, noise_source: names as the catalog lists them, or their aliases.
     recipe: makes the model out of others; `checkpoint` is then passed over.
-    width, height: pixels, multiples of 8.
+    width, height: pixels, multiples of 8; of the first pass.
     adapters: LoRAs that are added, beside those that tags in the prompt ask for.
     name_hashes: which files the names in the prompt's tags mean; without one, a name is looked up as it is.
     skips_missing_adapters: go on without adapters that are not there, and say so, in place of refusing.
@@ -61,6 +67,9 @@ class GenerationRequest:
     batch_size: images that are made together; batch_count: batches that are made one after the other.
     use_ema: take the averaged (EMA) weights of a checkpoint that holds both.
     exact_batches: make every image of a batch on its own, so that it has the same bytes as the image made alone.
+    init: a picture to begin with, in place of nothing but noise; width and height None are then its own.
+    hires: a second pass on the enlarged picture. tiles: how both passes make what is too large for one piece.
+    detailers: regions that are made again at last, one after the other.
 
     Raises RequestError, which names the field.
     """
@@ -95,40 +104,49 @@ class GenerationRequest:
     adapters: tuple[AdapterRow, ...] = ()
     name_hashes: tuple[NameHash, ...] = ()
     skips_missing_adapters: bool = False
+    init: InitImage | None = None
+    hires: HiresFix | None = None
+    tiles: Tiles | None = None
+    detailers: tuple[Detailer, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("prompt", "negative_prompt"):
-            _check_prompt(field, getattr(self, field))
+            check_prompt(field, getattr(self, field))
         for field in ("checkpoint", "vae", "refiner", "sampler", "schedule", "emphasis", "noise_source"):
-            _check_name(field, getattr(self, field))
+            check_name(field, getattr(self, field))
         object.__setattr__(self, "recipe", _checked_recipe(self.recipe))
-        _check_int("steps", self.steps, 1, MAX_STEPS)
+        check_int("steps", self.steps, 1, MAX_STEPS)
         _check_side("width", self.width)
         _check_side("height", self.height)
         if self.width and self.height and self.width * self.height > MAX_PIXELS:
             raise RequestError(
                 "width", f"{self.width} x {self.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
             )
-        _check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
-        _check_number("distilled_guidance", self.distilled_guidance, 0.0, MAX_GUIDANCE)
-        _check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
-        _check_number("shift", self.shift, MIN_SHIFT, MAX_SHIFT)
-        _check_number("refiner_switch", self.refiner_switch, 0.0, 1.0, optional=False)
-        _check_int("refiner_switch_timestep", self.refiner_switch_timestep, 0, 999)
-        object.__setattr__(self, "prediction", _checked_prediction(self.prediction))
+        check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
+        check_number("distilled_guidance", self.distilled_guidance, 0.0, MAX_GUIDANCE)
+        check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        check_number("shift", self.shift, MIN_SHIFT, MAX_SHIFT)
+        check_number("refiner_switch", self.refiner_switch, 0.0, 1.0, optional=False)
+        check_int("refiner_switch_timestep", self.refiner_switch_timestep, 0, 999)
+        if self.prediction is not None:
+            object.__setattr__(self, "prediction", checked_kind("prediction", PredictionKind, self.prediction))
         object.__setattr__(self, "text_encoders", _checked_names("text_encoders", self.text_encoders))
-        _check_int("seed", self.seed, RANDOM_SEED, MAX_SEED, optional=False)
-        _check_int("batch_size", self.batch_size, 1, MAX_IMAGES, optional=False)
-        _check_int("batch_count", self.batch_count, 1, MAX_IMAGES, optional=False)
+        check_int("seed", self.seed, RANDOM_SEED, MAX_SEED, optional=False)
+        check_int("batch_size", self.batch_size, 1, MAX_IMAGES, optional=False)
+        check_int("batch_count", self.batch_count, 1, MAX_IMAGES, optional=False)
         if self.batch_size * self.batch_count > MAX_IMAGES:
             raise RequestError("batch_count", f"a job makes at most {MAX_IMAGES} images; this is "
                                f"{self.batch_size} x {self.batch_count}")  # fmt: skip
-        _check_int("clip_skip", self.clip_skip, 1, 12)
-        _check_bool("use_ema", self.use_ema, optional=False)
-        _check_bool("exact_batches", self.exact_batches)
+        check_int("clip_skip", self.clip_skip, 1, 12)
+        check_bool("use_ema", self.use_ema, optional=False)
+        check_bool("exact_batches", self.exact_batches)
         object.__setattr__(self, "adapters", rows_from(self.adapters))
         object.__setattr__(self, "name_hashes", name_hashes_from(self.name_hashes, "name_hashes"))
-        _check_bool("skips_missing_adapters", self.skips_missing_adapters, optional=False)
+        check_bool("skips_missing_adapters", self.skips_missing_adapters, optional=False)
+        for field, kind in (("init", InitImage), ("hires", HiresFix), ("tiles", Tiles)):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, checked_value(field, kind, getattr(self, field)))
+        object.__setattr__(self, "detailers", _checked_detailers(self.detailers))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GenerationRequest:
@@ -141,26 +159,12 @@ class GenerationRequest:
 
     def to_mapping(self) -> dict[str, Any]:
         """The fields as JSON values; `from_mapping` gives the same request back."""
-        values = dataclasses.asdict(dataclasses.replace(self, recipe=None, adapters=(), name_hashes=()))
         return {
-            **values,
+            **plain_values(dataclasses.replace(self, recipe=None, adapters=(), name_hashes=())),
             "adapters": [row_mapping(row) for row in self.adapters],
             "name_hashes": {known.name: known.hash for known in self.name_hashes},
             "recipe": None if self.recipe is None else self.recipe.to_mapping(),
-            "prediction": None if self.prediction is None else self.prediction.value,
         }
-
-
-def _check_prompt(field: str, value: Any) -> None:
-    if not isinstance(value, str):
-        raise RequestError(field, f"must be text, not {type(value).__name__}")
-    if (size := len(value.encode("utf-8", "surrogatepass"))) > MAX_PROMPT_BYTES:
-        raise RequestError(field, f"is {size:,} bytes long; at most {MAX_PROMPT_BYTES:,} are allowed. Shorten it")
-
-
-def _check_name(field: str, value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise RequestError(field, f"must be a name, not {type(value).__name__}")
 
 
 def _checked_recipe(value: Any) -> Recipe | None:
@@ -168,33 +172,11 @@ def _checked_recipe(value: Any) -> Recipe | None:
     return value if value is None or isinstance(value, Recipe) else recipe_from(value)
 
 
-def _check_bool(field: str, value: Any, *, optional: bool = True) -> None:
-    if not isinstance(value, bool) and not (optional and value is None):
-        raise RequestError(field, f"must be true or false, not {value!r}")
-
-
-def _check_int(field: str, value: Any, low: int, high: int, *, optional: bool = True) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise RequestError(field, f"must be a whole number, not {value!r}")
-    if not low <= value <= high:
-        raise RequestError(field, f"{value} is outside {low} to {high}")
-
-
 def _check_side(field: str, value: Any) -> None:
-    _check_int(field, value, MIN_SIDE, MAX_SIDE)
+    check_int(field, value, MIN_SIDE, MAX_SIDE)
     if value is not None and value % 8:
         lower = value - value % 8
         raise RequestError(field, f"{value} is no multiple of 8; use {lower} or {lower + 8}")
-
-
-def _checked_prediction(value: Any) -> PredictionKind | None:
-    """A kind; JSON gives its text."""
-    known = {kind.value: kind for kind in PredictionKind}
-    if value is not None and (not isinstance(value, str) or value not in known):
-        raise RequestError("prediction", f"must be one of {', '.join(known)}, not {value!r:.60}")
-    return None if value is None else known[value]
 
 
 def _checked_names(field: str, value: Any) -> tuple[str, ...]:
@@ -206,10 +188,10 @@ def _checked_names(field: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _check_number(field: str, value: Any, low: float, high: float, *, optional: bool = True) -> None:
-    if value is None and optional:
-        return
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise RequestError(field, f"must be a number, not {value!r}")
-    if not low <= value <= high:
-        raise RequestError(field, f"{value} is outside {low:g} to {high:g}")
+def _checked_detailers(value: Any) -> tuple[Detailer, ...]:
+    """Detailers; JSON gives a list of objects."""
+    if not isinstance(value, list | tuple):
+        raise RequestError("detailers", "must be a list")
+    if len(value) > MAX_DETAILERS:
+        raise RequestError("detailers", f"has {len(value)} entries; at most {MAX_DETAILERS} are possible")
+    return tuple(checked_value(f"detailers[{index}]", Detailer, one) for index, one in enumerate(value))

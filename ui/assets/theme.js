@@ -11,12 +11,16 @@ const chosen = () => {
   return NAMES.includes(name) ? name : "system";
 };
 
-function apply() {
+function paint() {
   const name = chosen();
   const isDark = name === "dark" || (name === "system" && system.matches);
   document.body.classList.toggle("dark", isDark);
   document.documentElement.style.colorScheme = isDark ? "dark" : "light";
-  tell(name);
+}
+
+function apply() {
+  paint();
+  tell(chosen());
 }
 
 /** Call `watcher` with the name of the theme, now and at every change. */
@@ -30,5 +34,7 @@ export function nextTheme() {
   apply();
 }
 
-// Gradio answers the same event and does not know of the choice: ours comes after.
-system.addEventListener("change", () => setTimeout(apply));
+system.addEventListener("change", apply);
+
+// Gradio sets the class too, when it has started and when the system changes, and knows nothing of the choice.
+new MutationObserver(paint).observe(document.body, { attributes: true, attributeFilter: ["class"] });

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from backend.engine.engine import Engine
-from backend.request import MAX_PROMPT_BYTES
+from backend.field_checks import MAX_PROMPT_BYTES
 from ui.scripts import calls, mounts
 
 _COUNTER = '<output class="em-tokens" aria-label="{label}: tokens"></output>'
