@@ -4,6 +4,7 @@ EmulsionError                     something the user can understand and act on
 ├── RequestError                  a field of a request is wrong; names the field
 │   └── NotSupported              a field asks for what this version cannot do
 ├── UnknownName                   a sampler, schedule, checkpoint ... that nobody registered
+│   └── UnknownPicture            a picture that is not in the store
 ├── AmbiguousName                 a name that fits several; lists them
 ├── FileError                     a file could not be used; names the path
 │   ├── BadCheckpoint             not a readable weight file, or a damaged one
@@ -59,6 +60,18 @@ class UnknownName(EmulsionError):
         self.kind = kind
         self.name = name
         self.known = tuple(known)
+
+
+class UnknownPicture(UnknownName):
+    """A picture that is not in the store; its name is a hash, which no list of others helps with."""
+
+    def __init__(self, sha256: str) -> None:
+        EmulsionError.__init__(
+            self, f'There is no picture "{sha256[:64]}". It was removed, or it never came here: add its file again.'
+        )
+        self.kind = "picture"
+        self.name = sha256
+        self.known = ()
 
 
 class AmbiguousName(EmulsionError):

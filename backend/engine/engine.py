@@ -42,6 +42,7 @@ from backend.engine.merge_jobs import MergeJobs
 from backend.engine.merge_request import MergeRequest
 from backend.engine.models import ModelFacts, Models, added_adapters
 from backend.engine.outputs import Outputs
+from backend.engine.picture_store import PictureStore, StoreSize, hashes_in
 from backend.engine.plot_request import PlotRequest
 from backend.engine.plots import JobQueue, Plot, Plots
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
@@ -122,6 +123,7 @@ class Engine:
             wants_compiling=lambda: self.preferences.compile_networks,
             on_compiler_failure=self._tell_of_compiler_failure,
         )
+        self.pictures = PictureStore(settings.data_dir / "pictures")
         pickles = ConvertedPickles(settings.data_dir / "converted")
         self.embeddings = EmbeddingFiles(settings.embedding_dirs, pickles, library.hash_of)
         self.hypernetworks = HypernetworkFiles(settings.hypernetwork_dirs, pickles, library.hash_of)
@@ -358,6 +360,12 @@ class Engine:
         description = self._models.describe(entry).description
         encoders = find_text_encoders(description, self.library)
         return self._models.reports.report(self.library.find_lora(name).path, self._models.adaptable(entry, encoders))
+
+    def remove_unused_pictures(self) -> StoreSize:
+        """Forget stored pictures that no job and no plot names, but for those of the last hour. Raises OutputError."""
+        requests = [view.request.to_mapping() for view in self.jobs()]
+        requests += [plot.request.to_mapping() for plot in self.plots.all()]
+        return self.pictures.remove_unused(hashes_in(requests))
 
     def memory(self) -> MemoryReport:
         residency = self._machine.residency

@@ -14,36 +14,37 @@ from backend.http.safe_join import safe_join
 from backend.http.thumbnails import Thumbnails
 
 _TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
-_HEADERS = {
-    "Cache-Control": "private, max-age=3600",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
-}
+HARMLESS = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; sandbox"}  # should it be a page
+_HEADERS = {**HARMLESS, "Cache-Control": "private, max-age=3600"}
 
 
 def files_router(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/outputs")
     thumbnails = Thumbnails()
-
-    def find(asked: str) -> Path:
-        try:
-            path = safe_join(engine.settings.output_dir, asked)
-        except RequestError as error:
-            raise HTTPException(404, f"There is no such picture: its {error}.") from error
-        if path.suffix.lower() not in _TYPES or not path.is_file():
-            raise HTTPException(404, "There is no such picture.")
-        return path
+    folder = engine.settings.output_dir
 
     @router.get("/thumb/{path:path}")
     def thumbnail(path: str) -> Response:
         try:
-            webp = thumbnails.get(find(path))
+            webp = thumbnails.get(find_output(folder, path))
         except (BadImage, OSError) as error:
             raise HTTPException(404, f"The picture cannot be opened: {error}") from error
         return Response(webp, media_type="image/webp", headers=_HEADERS)
 
     @router.get("/{path:path}")
     def picture(path: str) -> FileResponse:
-        file = find(path)
+        file = find_output(folder, path)
         return FileResponse(file, media_type=_TYPES[file.suffix.lower()], headers=_HEADERS)
 
     return router
+
+
+def find_output(folder: Path, asked: str) -> Path:
+    """The picture `asked` in the output folder. Raises HTTPException (404)."""
+    try:
+        path = safe_join(folder, asked)
+    except RequestError as error:
+        raise HTTPException(404, f"There is no such picture: its {error}.") from error
+    if path.suffix.lower() not in _TYPES or not path.is_file():
+        raise HTTPException(404, "There is no such picture.")
+    return path

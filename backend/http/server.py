@@ -28,6 +28,7 @@ from backend.http.loras import loras_router
 from backend.http.memory import memory_router
 from backend.http.merging import merging_router
 from backend.http.models import models_router
+from backend.http.pictures import pictures_router
 from backend.http.plots import plots_router
 from backend.http.port import open_port
 from backend.http.recipes import recipes_router
@@ -86,6 +87,7 @@ def build_app(engine: Engine, security: Security, *, folders: Mapping[str, Path]
     app.include_router(loras_router(engine))
     app.include_router(embeddings_router(engine))
     app.include_router(plots_router(engine))
+    app.include_router(pictures_router(engine))
     app.include_router(files_router(engine))
     app.include_router(_a1111_router(engine, security, feed))
     for path, folder in (folders or {}).items():
