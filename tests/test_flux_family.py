@@ -119,11 +119,11 @@ def test_a_missing_autoencoder_is_named_with_the_folder_for_it(encoders):
         load(files(network_of(DEV), None, encoders), machine())
 
 
-@pytest.mark.parametrize(("in_channels", "named"), [(384, "FLUX.1 Fill"), (128, "Canny or Depth")])
-def test_networks_that_need_a_picture_are_named(in_channels, named, encoders, vae):
+@pytest.mark.parametrize(("in_channels", "named"), [(256, "256 numbers"), (128, "Canny or Depth")])
+def test_networks_with_inputs_that_are_not_known_are_named(in_channels, named, encoders, vae):
     network = network_of(dataclasses.replace(DEV, in_channels=in_channels))
     assert recognise(source_of(network))
-    with pytest.raises(UnsupportedCheckpoint, match=rf"{named}.*choose FLUX.1"):
+    with pytest.raises(UnsupportedCheckpoint, match=rf"{named}.*Choose FLUX.1"):
         load(files(network, vae, encoders), machine())
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from backend.errors import EmulsionError, UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_in
 from backend.families.builtin import BUILTIN
-from backend.families.family import Family, Machine, ModelFiles, identify
+from backend.families.family import Family, Machine, ModelFiles, PictureUse, identify
 from backend.families.recognition import recognised
 from backend.families.unet_files import unet_in
 from backend.families.unet_shapes import autoencoder_config_from, unet_config_from
@@ -170,7 +170,7 @@ def test_no_family_that_runs_takes_another_kind(kind: str, name: str) -> None:
     assert [f.name for f in BUILTIN if f.load and f.recognise(HeaderOnly(name))] == []
 
 
-@pytest.mark.parametrize("name", [name for _, name in rows(FAMILIES) if name != "flux-fill"])
+@pytest.mark.parametrize("name", [name for _, name in rows(FAMILIES)])
 def test_networks_have_exactly_the_weights_of_the_file(name: str) -> None:
     source = with_scaled_fp8(HeaderOnly(name))
     family = recognised(source, BUILTIN)
@@ -189,12 +189,24 @@ def test_networks_have_exactly_the_weights_of_the_file(name: str) -> None:
     assert len(residency.built) == 1
 
 
-def test_a_network_that_paints_into_pictures_is_refused_by_name() -> None:
-    files = ModelFiles(checkpoint=HeaderOnly("flux-fill"), vae=HeaderOnly("flux-vae"))
-    family = recognised(files.checkpoint, BUILTIN)
-    assert family.load is not None
-    with pytest.raises(UnsupportedCheckpoint, match="Fill"):
-        family.load(files, machine(OnMeta()))
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("sd15-inpainting", PictureUse.INPAINTING),
+        ("sd2-inpainting", PictureUse.INPAINTING),
+        ("sdxl-inpainting", PictureUse.INPAINTING),
+        ("flux-fill", PictureUse.INPAINTING),
+        ("instruct-pix2pix", PictureUse.EDITING),
+        ("sdxl-instruct-pix2pix", PictureUse.EDITING),
+        ("sd15", PictureUse.NONE),
+        ("flux-dev", PictureUse.NONE),
+    ],
+)
+def test_a_header_says_what_a_network_does_with_a_picture(name: str, use: PictureUse) -> None:
+    source = HeaderOnly(name)
+    family = recognised(source, BUILTIN)
+    assert family.describe is not None
+    assert family.describe(source).picture_use is use
 
 
 def autoencoder_for(latent_channels: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -46,6 +47,14 @@ class Defaults:
     reason: str = ""
 
 
+class PictureUse(str, Enum):
+    """What a network does with a picture that it is given beside the latents."""
+
+    NONE = "none"  # it is given none
+    INPAINTING = "inpainting"  # it continues the picture where a mask lets it
+    EDITING = "editing"  # it changes the picture as the prompt says
+
+
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What a header says about how to use a model.
@@ -55,6 +64,7 @@ class Description:
     needed: those without which it does not run. latent_channels: of its autoencoder; has_vae: whether the file has one.
     has_shift: whether its noise levels can be shifted (flow models).
     prediction: what its network predicts where a user may know better; None where that is certain.
+    picture_use: what it does with a picture; where that is not NONE, it makes less of a text alone.
     """
 
     native_size: int
@@ -68,6 +78,7 @@ class Description:
     has_shift: bool = False
     is_refiner: bool = False
     prediction: PredictionKind | None = None
+    picture_use: PictureUse = PictureUse.NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +137,9 @@ class Model(Protocol):
     @property
     def process(self) -> Process: ...
 
+    @property
+    def picture_use(self) -> PictureUse: ...
+
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         """The noise levels for pictures of this size. shift: of the levels of a flow model; None for the model's."""
         ...
@@ -172,6 +186,15 @@ class Model(Protocol):
 
     def encode(self, images: Tensor) -> Tensor:
         """The diffusion latents [B, C, h, w], the means of their distributions, of pictures [B, 3, H, W] in -1..1."""
+        ...
+
+    def picture_channels(self, picture: Tensor, mask: Tensor | None, weight: float = 1.0) -> Tensor:
+        """What `Conditioning.image` holds [1, X, h, w] for a picture [1, 3, H, W] in -1..1.
+
+        mask: [1, 1, H, W] in 0..1, rounded: 1 is to change; None when everything is. Networks for editing read none.
+        weight: how much of what is to change is hidden from a network for inpainting: 1 all of it, 0 nothing.
+        Raises ValueError for a network that is given no picture.
+        """
         ...
 
     def latent_preview(self) -> LatentPreview: ...

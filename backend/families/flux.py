@@ -1,7 +1,8 @@
-"""FLUX.1 [dev] and [schnell], and files of their transformer alone."""
+"""FLUX.1 [dev], [schnell] and Fill, and files of their transformer alone."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -15,9 +16,19 @@ from backend.diffusion.process import RectifiedFlow
 from backend.errors import UnsupportedCheckpoint
 from backend.families.autoencoder_files import autoencoder_of, has_autoencoder
 from backend.families.clip_reader import ClipReader, text_encoder_of
-from backend.families.family import Defaults, Description, Evaluation, Family, Machine, ModelFiles, Prompt
+from backend.families.family import (
+    Defaults,
+    Description,
+    Evaluation,
+    Family,
+    Machine,
+    ModelFiles,
+    PictureUse,
+    Prompt,
+)
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
+from backend.families.picture_input import FLUX_FILL
 from backend.families.t5_reader import T5Reader
 from backend.families.transformer_files import (
     check_width,
@@ -36,6 +47,7 @@ from backend.weights.source import WeightSource
 
 NATIVE_SIZE = 1024
 GUIDANCE = 3.5
+FILL_GUIDANCE = 30.0
 
 _SCALING = LatentScaling(factor=(0.3611,), shift=(0.1159,))
 _LATENT_CHANNELS = 16
@@ -43,10 +55,24 @@ _DEV_TOKENS, _SCHNELL_TOKENS = 512, 256  # of a prompt, with padding, as they we
 _NUM_LEVELS = 10_000
 _ENCODERS = (CLIP_L, T5)
 _MARKERS = ("img_in.weight", "double_blocks.0.img_mod.lin.weight", "double_blocks.0.img_attn.qkv.weight")
-_WITH_PICTURE = {
-    384: "FLUX.1 Fill, which paints into a picture",
-    128: "FLUX.1 Canny or Depth, which follows the lines or distances of a picture",
-}
+_FILL_CHANNELS = 384  # of a patch: latents, those of a picture, and the pixels of a mask
+_CONTROL_CHANNELS = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Variant:
+    """guidance: what the network is told when nobody says otherwise, as its authors do; None if it is told nothing."""
+
+    guidance: float | None
+    steps: int
+    reason: str
+
+
+_DEV = _Variant(guidance=GUIDANCE, steps=20, reason="FLUX.1 [dev]: it is told its guidance")
+_SCHNELL = _Variant(guidance=None, steps=4, reason="FLUX.1 [schnell]: distilled to 4 steps")
+_FILL = _Variant(
+    guidance=FILL_GUIDANCE, steps=20, reason="FLUX.1 Fill: it paints into a picture, and is told a high guidance"
+)
 
 
 def recognise(source: WeightSource) -> bool:
@@ -57,6 +83,7 @@ def recognise(source: WeightSource) -> bool:
 
 def describe(source: WeightSource) -> Description:
     config = flux_config_from(_transformer(source))
+    is_fill = config.in_channels == _FILL_CHANNELS
     return Description(
         native_size=NATIVE_SIZE,
         defaults=_defaults(source, config),
@@ -67,6 +94,7 @@ def describe(source: WeightSource) -> Description:
         latent_channels=_LATENT_CHANNELS,
         has_vae=has_autoencoder(source),
         has_shift=True,
+        picture_use=PictureUse.INPAINTING if is_fill else PictureUse.NONE,
     )
 
 
@@ -74,16 +102,18 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
     """A model whose parts are built and bound when they are first used.
 
     Raises KeysDoNotMatch when a part lacks the names from which its configuration is read; UnsupportedCheckpoint for a
-    network that needs a picture, and when an encoder or the autoencoder is missing.
+    network with other inputs, and when an encoder or the autoencoder is missing.
     """
     source = _transformer(files.checkpoint)
     config = flux_config_from(source)
-    if config.in_channels != config.out_channels:
-        kind = _WITH_PICTURE.get(config.in_channels, f"a FLUX.1 whose patches have {config.in_channels} numbers")
-        raise UnsupportedCheckpoint(
-            files.checkpoint.origin,
-            f"it is {kind}. This version makes pictures from text alone; choose FLUX.1 [dev] or [schnell].",
+    is_fill = config.in_channels == _FILL_CHANNELS
+    if config.in_channels != config.out_channels and not is_fill:
+        kind = (
+            "FLUX.1 Canny or Depth, which follows the lines or distances of a picture"
+            if config.in_channels == _CONTROL_CHANNELS
+            else f"a FLUX.1 whose patches have {config.in_channels} numbers"
         )
+        raise UnsupportedCheckpoint(files.checkpoint.origin, f"it is {kind}. Choose FLUX.1 [dev], [schnell] or Fill.")
     texts = _Texts(files, machine, config)
     return TransformerModel(
         family="flux",
@@ -105,6 +135,7 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
         text_parts=texts.parts,
         call=partial(_call, config=config, dtype=machine.policy.transformer),
         machine=machine,
+        picture=FLUX_FILL if is_fill else None,
     )
 
 
@@ -112,7 +143,7 @@ class _Texts:
     """The two text encoders: T5 for the context, CLIP-L for one vector."""
 
     def __init__(self, files: ModelFiles, machine: Machine, config: FluxConfig) -> None:
-        self._is_guided = config.is_guided
+        self._guidance = _variant(config).guidance
         clip, t5 = text_encoder_of(CLIP_L, files), text_encoder_of(T5, files)
         self._clip = ClipReader(CLIP_L, clip, machine, lambda config: FLUX_CLIP_L)
         check_width(clip, clip.spec(TOKENS).shape[1], config.vector_dim)
@@ -122,13 +153,13 @@ class _Texts:
         self.parts = (self._clip.part, self._t5.part)
 
     def encode(self, prompt: Prompt) -> Conditioning:
-        told = GUIDANCE if prompt.distilled_guidance is None else prompt.distilled_guidance
+        told = self._guidance if prompt.distilled_guidance is None else prompt.distilled_guidance
         t5 = self._t5.encode(prompt)
         return Conditioning(
             context=t5.states,
             lost_tokens=t5.num_lost,
             vector=self._clip.encode(prompt).pooled,
-            guidance=told if self._is_guided else None,
+            guidance=None if self._guidance is None else told,
         )
 
 
@@ -187,16 +218,21 @@ def _levels(width: int, height: int, shift: float | None, *, is_shifted: bool) -
     return FlowLevels(shift=shift, num_levels=_NUM_LEVELS)
 
 
+def _variant(config: FluxConfig) -> _Variant:
+    if not config.is_guided:
+        return _SCHNELL
+    return _FILL if config.in_channels == _FILL_CHANNELS else _DEV
+
+
 def _defaults(source: WeightSource, config: FluxConfig) -> Defaults:
+    variant = _variant(config)
     plain = Defaults(
         sampler="euler",
         schedule="simple",
-        steps=20 if config.is_guided else 4,
+        steps=variant.steps,
         guidance_scale=1.0,
-        distilled_guidance=GUIDANCE if config.is_guided else None,
-        reason="FLUX.1 [dev]: it is told its guidance"
-        if config.is_guided
-        else "FLUX.1 [schnell]: distilled to 4 steps",
+        distilled_guidance=variant.guidance,
+        reason=variant.reason,
     )
     return with_few_steps(plain, source) if config.is_guided else plain
 

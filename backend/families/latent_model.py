@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from backend.diffusion.guidance import Conditioning
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
-from backend.families.family import Evaluation, LatentPreview, Machine, Prompt
+from backend.families.family import Evaluation, LatentPreview, Machine, PictureUse, Prompt
 from backend.families.latent_space import LatentSpace
+from backend.families.picture_input import PictureInput
 from backend.families.planning import needs_plan, plan_encoder, plan_network
 from backend.memory.dry_run import Call
 from backend.memory.part import Part
@@ -21,7 +22,7 @@ class LatentModel:
     """A `Model` but for its levels and its network.
 
     part: the network. call: how it is called for an evaluation, so that what that takes can be calculated.
-    text_parts: the networks that `encode_prompt` fetches.
+    text_parts: the networks that `encode_prompt` fetches. picture: how the network is given one; None if it is not.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class LatentModel:
         latents: LatentSpace,
         encode_prompt: Callable[[Prompt], Conditioning],
         text_parts: Sequence[Part],
+        picture: PictureInput | None = None,
     ) -> None:
         self.family = family
         self.prediction = prediction
@@ -46,6 +48,11 @@ class LatentModel:
         self._latents = latents
         self._encode_prompt = encode_prompt
         self._text_parts = tuple(text_parts)
+        self._picture = picture
+
+    @property
+    def picture_use(self) -> PictureUse:
+        return PictureUse.NONE if self._picture is None else self._picture.use
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return self._latents.channels, height // 8, width // 8
@@ -74,8 +81,17 @@ class LatentModel:
     def encode(self, images: Tensor) -> Tensor:
         return self._latents.encode(images)
 
+    def picture_channels(self, picture: Tensor, mask: Tensor | None, weight: float = 1.0) -> Tensor:
+        if self._picture is None:
+            raise ValueError(f"a network of {self.family} with this many input channels is given no picture")
+        return self._picture.of(self._latents, picture, mask, weight)
+
     def latent_preview(self) -> LatentPreview:
         return self._latents.preview()
+
+    def picture_joiner(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """See `PictureInput.joiner`; x stays as it is for a network that is given no picture."""
+        return (lambda x, image: x) if self._picture is None else self._picture.joiner(self._latents)
 
     def fetch(self, working_bytes: int) -> nn.Module:
         """The network, with `working_bytes` kept free for its activations."""

@@ -107,6 +107,10 @@ class LatentSpace:
         means = torch.cat([autoencoder.encode(image)[0] for image in images.split(1)])
         return self._scaling.from_autoencoder(means.float())
 
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """The autoencoder's own latents of diffusion latents [B, C, h, w]."""
+        return self._scaling.to_autoencoder(latents)
+
     def preview(self) -> LatentPreview:
         """The colours of latents, fitted once by least squares on what the autoencoder makes of smooth random ones."""
         if self._preview is None:

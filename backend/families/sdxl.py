@@ -21,6 +21,7 @@ from backend.families.distilled import LCM_DEFAULTS, is_turbo, with_distillation
 from backend.families.family import Defaults, Description, Family, Machine, ModelFiles, Prompt
 from backend.families.file_facts import FileFacts
 from backend.families.latent_space import LatentScaling
+from backend.families.picture_input import unet_picture_use
 from backend.families.unet_files import UNetTraits, unet_traits
 from backend.families.unet_model import UNetFamily, UNetModel
 from backend.families.zero_snr import with_zero_snr
@@ -70,6 +71,7 @@ def describe(source: WeightSource) -> Description:
         embedded=tuple(kind for kind in encoders_in(source) if kind in (CLIP_L, CLIP_G)),
         needed=(CLIP_L, CLIP_G),
         has_vae=has_autoencoder(source),
+        picture_use=unet_picture_use(source),
         prediction=_choosable_prediction(facts),
     )
 

@@ -15,6 +15,7 @@ from backend.diffusion.process import Process
 from backend.families.family import Evaluation, Machine, Prompt
 from backend.families.latent_model import LatentModel
 from backend.families.latent_space import LatentSpace
+from backend.families.picture_input import PictureInput
 from backend.memory.dry_run import Call
 from backend.memory.part import Part
 
@@ -30,7 +31,8 @@ class ConditionedTransformer(Protocol):
         ...
 
     def predict(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """The prediction [B, C, h, w] for x [B, C, h, w] and modulation [B, S, D]."""
+        """The prediction [B, C, h, w] for x [B, C + X, h, w], of which X are those of a picture, and modulation
+        [B, S, D]."""
         ...
 
 
@@ -51,6 +53,7 @@ class TransformerModel(LatentModel):
         latents: LatentSpace,
         encode_prompt: Callable[[Prompt], Conditioning],
         text_parts: Sequence[Part],
+        picture: PictureInput | None = None,
     ) -> None:
         super().__init__(
             family=family,
@@ -62,6 +65,7 @@ class TransformerModel(LatentModel):
             latents=latents,
             encode_prompt=encode_prompt,
             text_parts=text_parts,
+            picture=picture,
         )
         self._condition = condition
         self._levels = levels
@@ -73,12 +77,13 @@ class TransformerModel(LatentModel):
         network = self.fetch(working_bytes)
         planned = torch.tensor(timesteps, dtype=torch.float32).tolist()
         runs: dict[Conditioning, _Run] = {}
+        joined = self.picture_joiner()
 
         @torch.inference_mode()
         def predict(x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             if conditioning not in runs:
                 runs[conditioning] = _Run(self._condition(network, conditioning), conditioning.groups, planned)
-            return runs[conditioning].predict(x, timesteps)
+            return runs[conditioning].predict(joined(x, conditioning.image), timesteps)
 
         return self._machine.compiled(network, predict)
 

@@ -23,6 +23,7 @@ from backend.families.hypernetwork_files import HypernetworkUse
 from backend.families.latent_model import LatentModel
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
+from backend.families.picture_input import unet_picture_input
 from backend.families.unet_files import unet_in
 from backend.families.unet_shapes import unet_config_from
 from backend.memory.dry_run import Call
@@ -102,6 +103,7 @@ class UNetModel(LatentModel):
             ),
             encode_prompt=encode_prompt,
             text_parts=text_parts,
+            picture=unet_picture_input(checkpoint),
         )
         self._levels = levels
         self._strengths = tuple(use.strength for use in files.hypernetworks)
@@ -116,20 +118,11 @@ class UNetModel(LatentModel):
         # are an eighth of SDXL's weights and need not stay on the device.
         texts: dict[Conditioning, KeysValues] = {}
         strengths = torch.tensor(self._strengths, device=self._machine.device.torch_device) if self._strengths else None
-        blank: dict[tuple[int, int], Tensor] = {}
+        joined = self.picture_joiner()
 
         @torch.inference_mode()
         def predict(x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            batch, channels, height, width = x.shape
-            if unet.config.in_channels > channels:
-                extra = conditioning.image
-                if extra is None:
-                    if (height, width) not in blank:
-                        blank[height, width] = self._blank_image(unet.config.in_channels, height, width)
-                    extra = blank[height, width]
-                extra = extra.to(x).repeat_interleave(batch // extra.shape[0], dim=0)
-                x = torch.cat([x, extra], dim=1)
-            x = x.to(dtype, memory_format=torch.channels_last)
+            x = joined(x, conditioning.image).to(dtype, memory_format=torch.channels_last)
             if conditioning not in texts:
                 texts[conditioning] = unet.keys_values(conditioning.context.to(x), strengths)
             y = None if conditioning.vector is None else conditioning.vector.to(x)
@@ -139,17 +132,6 @@ class UNetModel(LatentModel):
             return result.float().contiguous()
 
         return self._machine.compiled(unet, predict)
-
-    def _blank_image(self, in_channels: int, height: int, width: int) -> Tensor:
-        """What U-Nets with extra channels are given when there is no picture to change: [1, in_channels - 4, h, w].
-
-        9 channels (inpainting): a mask that covers everything and the latents of a grey picture. 8 channels
-        (InstructPix2Pix): no picture at all, which is zeros.
-        """
-        if in_channels == 8:
-            return torch.zeros(1, 4, height, width)
-        latents = self.encode(torch.zeros(1, 3, height * 8, width * 8))
-        return torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
 
 
 def _with_hypernetworks(unet: WeightSource, uses: Sequence[HypernetworkUse]) -> WeightSource:
