@@ -23,7 +23,8 @@ class Conditioning:
     lost_tokens: of the text that the encoder had no room for.
     image: further input channels [G, C, h, w] (inpainting, InstructPix2Pix), or None.
 
-    One object is passed at all steps of a run, so that a network can keep what it computes from it.
+    One object is passed at all steps of a run, so that a network can keep what it computes from it. What does not
+    depend on the image is kept under `text`, which conditionings share that differ in the image alone.
     """
 
     context: Tensor
@@ -36,6 +37,11 @@ class Conditioning:
     @property
     def groups(self) -> int:
         return self.context.shape[0]
+
+    @property
+    def text(self) -> tuple[Tensor, Tensor | None, Tensor | None, float | None]:
+        """All but the image; equal for the same tensors, not for equal ones."""
+        return self.context, self.vector, self.mask, self.guidance
 
     def group(self, index: int) -> Conditioning:
         """Group `index` alone; the only one, when there is just one."""
