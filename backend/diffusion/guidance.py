@@ -12,6 +12,9 @@ from torch import Tensor
 
 from backend.diffusion.prediction import Network
 
+Text: TypeAlias = "tuple[Tensor, Tensor | None, Tensor | None, float | None]"
+"""What a `Conditioning` is without its image; equal for the same tensors, not for equal ones."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Conditioning:
@@ -39,8 +42,7 @@ class Conditioning:
         return self.context.shape[0]
 
     @property
-    def text(self) -> tuple[Tensor, Tensor | None, Tensor | None, float | None]:
-        """All but the image; equal for the same tensors, not for equal ones."""
+    def text(self) -> Text:
         return self.context, self.vector, self.mask, self.guidance
 
     def group(self, index: int) -> Conditioning:

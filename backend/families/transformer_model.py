@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from backend.diffusion.guidance import ConditionedNetwork, Conditioning
+from backend.diffusion.guidance import ConditionedNetwork, Conditioning, Text
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
@@ -76,14 +76,15 @@ class TransformerModel(LatentModel):
     def network(self, timesteps: Sequence[float], working_bytes: int = 0) -> ConditionedNetwork:
         network = self.fetch(working_bytes)
         planned = torch.tensor(timesteps, dtype=torch.float32).tolist()
-        runs: dict[Conditioning, _Run] = {}
+        runs: dict[Text, _Run] = {}
         joined = self.picture_joiner()
 
         @torch.inference_mode()
         def predict(x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-            if conditioning not in runs:
-                runs[conditioning] = _Run(self._condition(network, conditioning), conditioning.groups, planned)
-            return runs[conditioning].predict(joined(x, conditioning.image), timesteps)
+            text = conditioning.text
+            if text not in runs:
+                runs[text] = _Run(self._condition(network, conditioning), conditioning.groups, planned)
+            return runs[text].predict(joined(x, conditioning.image), timesteps)
 
         return self._machine.compiled(network, predict)
 

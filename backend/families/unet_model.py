@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from backend.diffusion.guidance import ConditionedNetwork, Conditioning
+from backend.diffusion.guidance import ConditionedNetwork, Conditioning, Text
 from backend.diffusion.lcm_boundary import LcmBoundary
 from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
@@ -116,19 +116,19 @@ class UNetModel(LatentModel):
         dtype = self._machine.policy.unet
         # A text is the same at every step, so what the layers attend to of it is computed once; the layers that do so
         # are an eighth of SDXL's weights and need not stay on the device.
-        texts: dict[Conditioning, KeysValues] = {}
+        texts: dict[Text, KeysValues] = {}
         strengths = torch.tensor(self._strengths, device=self._machine.device.torch_device) if self._strengths else None
         joined = self.picture_joiner()
 
         @torch.inference_mode()
         def predict(x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
             x = joined(x, conditioning.image).to(dtype, memory_format=torch.channels_last)
-            if conditioning not in texts:
-                texts[conditioning] = unet.keys_values(conditioning.context.to(x), strengths)
+            if conditioning.text not in texts:
+                texts[conditioning.text] = unet.keys_values(conditioning.context.to(x), strengths)
             y = None if conditioning.vector is None else conditioning.vector.to(x)
             told = conditioning.guidance
             guidance = None if told is None else torch.full((conditioning.groups,), told, device=x.device)
-            result = unet(x, timesteps, texts[conditioning], y, guidance=guidance, strengths=strengths)
+            result = unet(x, timesteps, texts[conditioning.text], y, guidance=guidance, strengths=strengths)
             return result.float().contiguous()
 
         return self._machine.compiled(unet, predict)
