@@ -195,10 +195,10 @@ def test_a_bare_prompt_restores_nothing_but_prompts():
 
 
 def test_says_what_was_not_restored():
-    text = "cat\nSteps: many, Seed: -5, Size: 513x512, CFG scale: nan, Hires upscale: 2, Clip skip: 1e9, Model: m"
+    text = "cat\nSteps: many, Seed: -5, Size: 513x512, CFG scale: nan, Tiling: 2, Clip skip: 1e9, Model: m"
     fields, notices = request_from_infotext(read_infotext(text))
     assert fields.keys() == {"prompt", "negative_prompt", "checkpoint", "guidance_rescale", "emphasis", "noise_source"}
     told = "\n".join(notices)
-    for key in ("Steps: many", "Seed: -5", "Size: 513x512", "CFG scale: nan", "Hires upscale: 2", "Clip skip: 1e9"):
+    for key in ("Steps: many", "Seed: -5", "Size: 513x512", "CFG scale: nan", "Tiling: 2", "Clip skip: 1e9"):
         assert key in told
     assert "multiple of 8" in told

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from backend.adapter_row import AdapterRow, NameHash, rows_from
 from backend.errors import RequestError
+from backend.pipeline.infotext_pictures import pictures_from
+from backend.pipeline.infotext_values import shown, split_size, without_hash
 from backend.pipeline.planned_embeddings import PREFIX
 from backend.recipe import parse_recipe
 from backend.request import GenerationRequest, PredictionKind
@@ -24,7 +26,6 @@ from backend.request import GenerationRequest, PredictionKind
 NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
 _SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "TI", "Hashes"})
-_HASH_BEHIND_NAME = re.compile(r" ?\[[0-9a-fA-F]{6,64}\]$")  # as A1111 writes a refiner
 _HASH_BEHIND_HYPERNET = re.compile(r" ?\([0-9a-fA-F]{4,64}\)$")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class Infotext:
         """The two numbers of every value like "512x768", as A1111 names them: "Size-1" and "Size-2"."""
         found: dict[str, str] = {}
         for key, value in self.parameters.items():
-            if (size := _split_size(value)) is not None:
+            if (size := split_size(value)) is not None:
                 found[f"{key}-1"], found[f"{key}-2"] = size
         return found
 
@@ -179,7 +180,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Lora hashes", lambda text: {"name_hashes": read_name_hashes(text)})
     _restore(restored, left, "TI hashes", lambda text: _with_embeddings(restored.fields, text))
     _restore(restored, left, "Adapters", lambda text: {"adapters": _rows(text)})
-    _restore(restored, left, "Refiner", lambda text: {"refiner": _HASH_BEHIND_NAME.sub("", text)})
+    _restore(restored, left, "Refiner", lambda text: {"refiner": without_hash(text)})
     _restore(restored, left, "Refiner switch at", lambda text: {"refiner_switch": float(text)})
     _restore(restored, left, "Refiner switch timestep", lambda text: {"refiner_switch_timestep": int(text)})
     _restore(restored, left, "Prediction", lambda text: {"prediction": PredictionKind(text)})
@@ -188,8 +189,13 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     _restore(restored, left, "Emphasis", lambda text: {"emphasis": text}, default="Original")
     _restore(restored, left, "RNG", lambda text: {"noise_source": "NV" if text == "GPU" else text}, default="GPU")
     _restore(restored, left, "Hypernet", lambda text: _with_hypernetwork(restored.fields, left, text))
+    pictures = pictures_from(left)
+    restored.fields.update(pictures.fields)
+    restored.notices.extend(pictures.notices)
     restored.notices.extend(
-        f"{key}: {_shown(value)} was not restored; it has no meaning here." for key, value in left.items()
+        f"{key}: {shown(value)} was not restored; it has no meaning here."
+        for key, value in left.items()
+        if key not in pictures.keys
     )
     return restored
 
@@ -209,9 +215,9 @@ def _restore(
         values = read(text.strip())
         GenerationRequest(**values)
     except RequestError as error:
-        restored.notices.append(f"{key}: {_shown(text)} was not restored: {error.problem}.")
+        restored.notices.append(f"{key}: {shown(text)} was not restored: {error.problem}.")
     except ValueError:
-        restored.notices.append(f"{key}: {_shown(text)} was not restored; it is not what belongs there.")
+        restored.notices.append(f"{key}: {shown(text)} was not restored; it is not what belongs there.")
     else:
         restored.fields.update(values)
 
@@ -245,14 +251,9 @@ def _rows(text: str) -> tuple[AdapterRow, ...]:
 
 
 def _size_fields(text: str) -> dict[str, Any]:
-    if (size := _split_size(text)) is None:
+    if (size := split_size(text)) is None:
         raise ValueError(text)
     return {"width": int(size[0]), "height": int(size[1])}
-
-
-def _split_size(value: str) -> tuple[str, str] | None:
-    width, cross, height = value.partition("x")
-    return (width, height) if cross and width.isdecimal() and height.isdecimal() else None
 
 
 def _key_before(line: str, start: int, colon: int) -> str | None:
@@ -316,7 +317,3 @@ def _unquote(value: str) -> str:
     except ValueError:  # no JSON, or half of a surrogate pair, which no file can hold
         return value
     return content
-
-
-def _shown(value: str) -> str:
-    return value if len(value) <= 60 else f"{value[:60]}..."
