@@ -345,6 +345,7 @@ def test_the_card_says_what_the_header_says(page, engine):
     assert card["usual"] == "20 steps, DPM++ 2M, guidance 7"
     assert card["parts"] == [["CLIP-L", "inside", "inside"], ["VAE", "inside", "inside"]]
     assert (card["size_step"], card["has_shift"], card["is_refiner"]) == (8, False, False)
+    assert card["picture_use"] == "none"
     assert result[page.field("sampler")]["choices"][0] == ("DPM++ 2M (model)", "")
 
 

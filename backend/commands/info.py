@@ -16,7 +16,7 @@ from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.components import ENCODER_LABELS
 from backend.errors import RequestError, UnsupportedCheckpoint
 from backend.families import builtin
-from backend.families.family import Description, Family
+from backend.families.family import Description, Family, PictureUse
 from backend.families.recognition import recognised
 from backend.memory.byte_sizes import as_text
 from backend.merging.layouts import layout_of, network_blocks, shares
@@ -25,6 +25,11 @@ from backend.weights.gguf_header import MAGIC
 from backend.weights.hashing import SHORT, hashes_of_safetensors, sha256_of
 from backend.weights.source import WeightSource
 from backend.weights.weight_file import open_weights
+
+_PICTURE_USES = {
+    PictureUse.INPAINTING: "inpainting: it continues a picture behind a mask",
+    PictureUse.EDITING: "editing: it changes a picture as the prompt says",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +192,8 @@ def _use(description: Description) -> dict[str, str]:
     rows = {"picture": size, "defaults": ", ".join(said)}
     if usual.reason:
         rows["because"] = usual.reason
+    if description.picture_use is not PictureUse.NONE:
+        rows["made for"] = _PICTURE_USES[description.picture_use]
     held = [ENCODER_LABELS[kind] for kind in description.embedded] + (["VAE"] if description.has_vae else [])
     rows["holds"] = ", ".join(held) or "neither text encoder nor VAE"
     lacking = [

@@ -60,6 +60,7 @@ from backend.memory.peak_watch import StagePeak
 from backend.memory.residency import Held
 from backend.merging.made_model import MadeModel
 from backend.pipeline.metadata import request_of
+from backend.pipeline.picture_notices import picture_notices
 from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import CheckpointInput, FileRef, Recipe
@@ -335,7 +336,12 @@ class Engine:
             refiner=refiner,
             description=description,
             adapters=adapters,
-            notices=(*encoders.notices, *resolved.notices, *adapter_notices(adapters)),
+            notices=(
+                *encoders.notices,
+                *picture_notices(description.picture_use, request.init),
+                *resolved.notices,
+                *adapter_notices(adapters),
+            ),
             choices=Choices(
                 samplers=self.catalog.samplers,
                 schedules=self.catalog.schedules,

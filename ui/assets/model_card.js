@@ -11,23 +11,24 @@ export function mount({ element, props, watch }) {
     card.classList.toggle("em-model-problem", Boolean(facts.problem));
     if (facts.problem) {
       card.append(line("em-model-text", facts.problem));
-      return publishModel({});
+      return publishModel(element, {});
     }
     card.append(chips(facts));
     if (facts.title) card.append(line("em-model-title", facts.title));
     if (facts.usage_hint) card.append(line("em-model-text", facts.usage_hint));
     if (facts.usual) card.append(usual(facts));
     if (facts.parts?.length) card.append(parts(facts.parts));
-    publishModel(modelOf(facts));
+    publishModel(element, modelOf(facts));
   };
 
   watch("value", show);
   show();
 }
 
-function modelOf({ defaults = {}, native_size: native, size_step: step, has_shift: hasShift }) {
+function modelOf({ defaults = {}, native_size: native, size_step: step, has_shift: hasShift, picture_use: pictureUse }) {
   const has = [];
   if (hasShift) has.push("shift");
+  if (pictureUse) has.push(pictureUse);
   if (defaults.distilled_guidance !== null && defaults.distilled_guidance !== undefined) has.push("distilled_guidance");
   return { values: { ...defaults, width: native, height: native }, steps: { width: step, height: step }, has };
 }
@@ -37,6 +38,8 @@ function chips(facts) {
   if (facts.family) row.append(chip(facts.family));
   if (facts.native_size) row.append(chip(`${facts.native_size} × ${facts.native_size}`));
   if (facts.is_refiner) row.append(chip("refiner"));
+  if (facts.picture_use === "inpainting") row.append(chip("for inpainting"));
+  if (facts.picture_use === "editing") row.append(chip("edits pictures"));
   if (facts.licence) row.append(chip(facts.licence, "Licence"));
   return row;
 }

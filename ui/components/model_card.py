@@ -47,6 +47,7 @@ def card_of(engine: Engine, checkpoint: str, prediction: PredictionKind | None =
         "size_step": description.size_step,
         "has_shift": description.has_shift,
         "is_refiner": description.is_refiner,
+        "picture_use": description.picture_use.value,
         "title": facts.title[:_MAX_TEXT],
         "usage_hint": facts.usage_hint[:_MAX_TEXT],
         "licence": facts.licence[:_MAX_TEXT],
