@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from backend.merging.metadata import recipe_in
 from backend.pipeline.infotext import read_infotext, request_from_infotext
 from backend.recipe import Recipe
 from backend.weights.weight_file import open_weights
+from ui.restored_pictures import detailers_here, hires_here, init_here
 
 # What a text leaves out when it was not used: left standing in the form it would change the picture.
 _OFF = {
@@ -29,6 +30,9 @@ _OFF = {
     "guidance_rescale": 0,
     "shift": None,
     "prediction": None,
+    "hires": None,
+    "tiles": None,
+    "detailers": (),
 }
 
 
@@ -50,6 +54,7 @@ def restore(engine: Engine, text: str) -> Restored:
         name = fields.pop("checkpoint", "")
         values.update(_made(engine, recipe, name, notices))
     notices.extend(_missing(engine, fields.get("adapters", ())))
+    fields = {**fields, **_pictures(engine, fields, notices)}
     for name, value in fields.items():
         try:
             values.update(_found(engine, name, value))
@@ -92,6 +97,18 @@ def _missing(engine: Engine, rows: Sequence[AdapterRow]) -> Iterator[str]:
         except EmulsionError as error:
             if not row.use.file.sha256:
                 yield f"The row of LoRA {row.use.file.name} finds no file. {error}"
+
+
+def _pictures(engine: Engine, fields: Mapping[str, Any], notices: list[str]) -> dict[str, Any]:
+    """A text that names no picture leaves the one that is there; so does one whose picture is not here."""
+    found: dict[str, Any] = {}
+    if "init" in fields:
+        found["init"] = init_here(engine, fields["init"], notices)
+    if "hires" in fields:
+        found["hires"] = hires_here(engine, fields["hires"], notices)
+    if "detailers" in fields:
+        found["detailers"] = detailers_here(engine, fields["detailers"], notices)
+    return found
 
 
 def _found(engine: Engine, name: str, value: Any) -> dict[str, Any]:
