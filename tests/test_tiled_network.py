@@ -99,6 +99,19 @@ def test_what_a_network_keeps_of_a_text_serves_all_tiles_and_steps() -> None:
         assert len({tuple(map(id, known.text)) for _, known in network.calls}) <= 2
 
 
+def test_what_tiles_disagree_on_fades_from_one_to_the_next() -> None:
+    def brightness(x: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        return x.mean((-1, -2), keepdim=True).expand_as(x)
+
+    ramp = torch.linspace(0, 20, 16).expand(1, 1, 8, 16)
+    largest = {}
+    for overlap in (0, 4):
+        made = tiled_network(brightness, 8, overlap)(ramp, torch.zeros(1), told(1))
+        largest[overlap] = float(made.diff(dim=-1).abs().max())
+    assert largest[0] > 5
+    assert largest[4] <= largest[0] / 4 + 0.2
+
+
 def test_guidance_goes_around_tiles() -> None:
     x, times = latents(2, 4, 12, 20), torch.ones(2)
     cond, uncond = told(2), dataclasses.replace(told(2), vector=torch.ones(2, 2))
