@@ -30,6 +30,8 @@ _LORA_FOLDERS = ("loras", "Lora")
 _RECIPE_FOLDERS = ("recipes",)
 _EMBEDDING_FOLDERS = ("embeddings",)
 _HYPERNETWORK_FOLDERS = ("hypernetworks",)
+# Ours; ComfyUI's; those of A1111 and Forge that may hold files of kinds that run here.
+_UPSCALER_FOLDERS = ("upscalers", "upscale_models", "ESRGAN", "RealESRGAN")
 _TEXT_ENCODER_FOLDERS = ("text_encoders", "text_encoder", "clip")  # ours and ComfyUI's; Forge's; ComfyUI's old one
 
 
@@ -98,6 +100,7 @@ def read_folders(values: argparse.Namespace, root: Path) -> Settings:
             values.embedding_dirs,
         ),
         hypernetwork_dirs=_folders(models_dir, others, _HYPERNETWORK_FOLDERS, values.hypernetwork_dirs),
+        upscaler_dirs=_folders(models_dir, others, _UPSCALER_FOLDERS, values.upscaler_dirs),
         output_dir=values.output_dir or home / "outputs",
         data_dir=home / "data",
         extensions_dir=home / "extensions",
@@ -186,7 +189,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say where things lie."""
     group = parser.add_argument_group("folders and files")
     parser.set_defaults(ckpt_dirs=[], vae_dirs=[], text_encoder_dirs=[], lora_dirs=[], recipe_dirs=[], other_homes=[])
-    parser.set_defaults(embedding_dirs=[], hypernetwork_dirs=[])
+    parser.set_defaults(embedding_dirs=[], hypernetwork_dirs=[], upscaler_dirs=[])
     group.add_argument(
         "--data-dir", "--base-directory", type=_folder, metavar="DIR",
         help="folder that holds models, outputs, data and extensions (the program's own)",
@@ -228,6 +231,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--hypernetwork-dir", dest="hypernetwork_dirs", type=_folder, action="append", metavar="DIR",
         help="one more folder of hypernetworks",
+    )  # fmt: skip
+    group.add_argument(
+        "--upscaler-dir", "--esrgan-models-path", "--realesrgan-models-path", dest="upscaler_dirs", type=_folder,
+        action="append", metavar="DIR", help="one more folder of upscalers",
     )  # fmt: skip
     group.add_argument(
         "--forge-ref-a1111-home", "--forge-ref-comfy-home", dest="other_homes", type=_folder, action="append",

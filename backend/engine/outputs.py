@@ -46,7 +46,7 @@ class Outputs:
             )
 
     def save(self, pixels: Pixels, seed: int, texts: Mapping[str, str]) -> Path:
-        """Write a picture [H, W, 3] with its texts as the day's next one; complete, or not at all.
+        """Write a picture [H, W, 3], or [H, W, 4] with transparency, with its texts as the day's next one; complete, or not at all.
 
         A picture that the folder refuses is kept in the system's temporary folder, and the error names it.
         Raises DiskFull, NotWritable or OutputError.
@@ -56,6 +56,12 @@ class Outputs:
             return self._write_numbered(data, seed)
         except OutputError as error:
             raise type(error)(f"{error} {_rescued(data, seed)}") from error
+
+    def save_beside(self, path: Path, kind: str, pixels: Pixels, texts: Mapping[str, str]) -> Path:
+        """Write a picture that belongs to a saved one, under its name with `kind` behind. Raises OutputError."""
+        beside = path.with_stem(f"{path.stem}-{kind}")
+        write_atomically(beside, encode_png(pixels, texts))
+        return beside
 
     def _write_numbered(self, data: bytes, seed: int) -> Path:
         folder = self._folder / date.today().isoformat()

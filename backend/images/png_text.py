@@ -44,12 +44,13 @@ def read_png_text(data: bytes, name: str = "image.png") -> dict[str, str]:
 
 
 def encode_png(pixels: np.ndarray[Any, Any], text: Mapping[str, str]) -> bytes:
-    """The file of `pixels`, uint8 [H, W, 3], with each of `text` in a chunk: tEXt where Latin-1 suffices, else iTXt.
+    """The file of `pixels`, uint8 [H, W, 3] or [H, W, 4], with each of `text` in a chunk: tEXt where Latin-1 suffices,
+    else iTXt.
 
     NUL and lone surrogates, which no PNG can hold, become U+FFFD.
     """
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"pixels must be uint8 [H, W, 3], not {pixels.dtype} {list(pixels.shape)}")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise ValueError(f"pixels must be uint8 [H, W, 3] or [H, W, 4], not {pixels.dtype} {list(pixels.shape)}")
     info = PngInfo()
     for key, value in text.items():
         info.add_text(key, _storable(value))
