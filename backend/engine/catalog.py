@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backend.diffusion import noise, samplers, schedules
+from backend.diffusion import latent_upscaling, noise, samplers, schedules
+from backend.diffusion.latent_upscaling import LatentUpscaler
 from backend.diffusion.noise import NoiseKind
 from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.families import builtin as families
 from backend.families.family import Family
+from backend.images.detector import Detector
 from backend.merging import normalisation
 from backend.merging.catalog import MergeCatalog, Normalisation
 from backend.merging.rule import Rule
@@ -27,6 +29,8 @@ class Catalog:
     schedules: Registry[Schedule]
     emphasis_modes: Registry[EmphasisMode]
     noise_sources: Registry[NoiseKind]
+    latent_upscalers: Registry[LatentUpscaler]
+    detectors: Registry[Detector]
     families: Registry[Family]
     rules: Registry[Rule]
     normalisations: Registry[Normalisation]
@@ -38,6 +42,8 @@ class Catalog:
             schedules=Registry("schedule", schedules.BUILTIN),
             emphasis_modes=Registry("emphasis mode", emphasis.BUILTIN),
             noise_sources=Registry("noise source", noise.BUILTIN),
+            latent_upscalers=Registry("upscaler", latent_upscaling.BUILTIN),
+            detectors=Registry("detector"),
             families=Registry("model family", families.BUILTIN),
             rules=Registry("merge rule", rules.BUILTIN),
             normalisations=Registry("normalisation", normalisation.BUILTIN),

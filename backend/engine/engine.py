@@ -6,12 +6,15 @@ import dataclasses
 import random
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from backend.adapters.report import AdapterReport
+from backend.diffusion.latent_upscaling import LatentUpscaler
 from backend.engine.adapted_model import AdaptableModel
 from backend.engine.adapter_rows import ResolvedAdapters, adapter_notices, plan_adapters, resolve_adapters
 from backend.engine.catalog import Catalog
@@ -40,7 +43,7 @@ from backend.engine.machine import machine_for
 from backend.engine.made_models import MadeModels, MadeRecipe
 from backend.engine.merge_jobs import MergeJobs
 from backend.engine.merge_request import MergeRequest
-from backend.engine.models import ModelFacts, Models, added_adapters
+from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
 from backend.engine.picture_store import PictureStore, StoreSize, hashes_in
 from backend.engine.plot_request import PlotRequest
@@ -50,18 +53,23 @@ from backend.engine.publisher import Observer, Publisher
 from backend.engine.recipe_history import RecipeHistory
 from backend.engine.recipe_summary import summary
 from backend.engine.runner import JobRunner
+from backend.engine.second_plans import detail_request, hires_request
 from backend.engine.settings import Settings
 from backend.engine.stored_recipes import StoredRecipes
+from backend.engine.upscalers import Upscalers
 from backend.errors import EmulsionError, RequestError
 from backend.events import JobCancelled, JobQueued
-from backend.families.family import Description, Model
+from backend.families.family import Description
+from backend.images.outpainting import size_for
+from backend.init_image import InpaintArea
+from backend.limits import MIN_SIDE
 from backend.memory.device import DeviceFacts
 from backend.memory.peak_watch import StagePeak
 from backend.memory.residency import Held
 from backend.merging.made_model import MadeModel
 from backend.pipeline.metadata import request_of
 from backend.pipeline.picture_notices import picture_notices
-from backend.pipeline.plan import Choices, GenerationPlan, ModelName, Standing, resolve
+from backend.pipeline.plan import Choices, DetailPass, GenerationPlan, ModelName, SecondPass, Standing, resolve
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.recipe import CheckpointInput, FileRef, Recipe
 from backend.request import RANDOM_SEED, GenerationRequest, PredictionKind
@@ -128,13 +136,16 @@ class Engine:
         pickles = ConvertedPickles(settings.data_dir / "converted")
         self.embeddings = EmbeddingFiles(settings.embedding_dirs, pickles, library.hash_of)
         self.hypernetworks = HypernetworkFiles(settings.hypernetwork_dirs, pickles, library.hash_of)
+        self.upscalers = Upscalers(
+            settings.upscaler_dirs, pickles, machine, sha256=library.hash_of, known_hash=library.known_hash
+        )
         self._made = MadeModels(library, catalog.for_merging)
         self._models = Models(catalog.families, machine, self._made)
         self._runner = JobRunner(self._jobs, journal, publisher, machine.device, self._work)
         outputs = Outputs(settings.output_dir)
         self._generation_jobs = GenerationJobs(
             library, self._models, machine, outputs, self.plan, lambda: self.preferences,
-            self._runner.save_image,
+            self._runner.save_image, self.pictures.open, self.upscalers.enlarge, self._detected,
         )  # fmt: skip
         self.recipes = StoredRecipes(library, settings.recipe_dirs[0])
         self.history = RecipeHistory(settings.data_dir / "recipe-history.jsonl")
@@ -319,7 +330,30 @@ class Engine:
         return reader is None or inversion.is_read_by(reader.widths, reader.kinds)
 
     def plan(self, request: GenerationRequest) -> GenerationPlan:
-        """What a request whose seed is drawn would compute. Raises RequestError, UnknownName, FileError."""
+        """What a request whose seed is drawn would compute.
+
+        Raises RequestError, UnknownName, UnknownPicture, FileError.
+        """
+        self.pictures.require(hashes_in(request.to_mapping()))
+        plan = self._plan_first(request)
+        notices = list(plan.notices)
+        if request.hires is not None:
+            by = self._latent_upscaler(request.hires.upscaler)
+            again = self._plan_first(hires_request(request, plan, request.hires))
+            notices += again.notices
+            plan = dataclasses.replace(plan, hires=SecondPass(hires=request.hires, plan=again, latent_upscaler=by))
+        details: list[DetailPass] = []
+        for detailer in request.detailers:
+            if detailer.detector is not None:
+                _ = self.catalog.detectors[detailer.detector]
+            native = self._models.describe(self._entry(request), request.prediction).description.native_size
+            planned = self._plan_first(detail_request(request, plan, detailer, native))
+            notices += planned.notices
+            details.append(DetailPass(detailer=detailer, plan=planned))
+        return dataclasses.replace(plan, details=tuple(details), notices=tuple(dict.fromkeys(notices)))
+
+    def _plan_first(self, request: GenerationRequest) -> GenerationPlan:
+        """The first pass alone."""
         preferences = self.preferences
         entry = self._entry(request)
         # A request that names a checkpoint but no VAE gets the checkpoint's own, so that it is complete by itself.
@@ -336,6 +370,7 @@ class Engine:
             refiner=refiner,
             description=description,
             adapters=adapters,
+            init_size=self._init_size(request, description),
             notices=(
                 *encoders.notices,
                 *picture_notices(description.picture_use, request.init),
@@ -390,10 +425,7 @@ class Engine:
         if request.seed == RANDOM_SEED:
             request = dataclasses.replace(request, seed=0)
         plan = self.plan(request)
-        models = [self._model(plan)]
-        if plan.refiner is not None:
-            models.append(self._refiner_model(plan, plan.refiner.model))
-        return fit_report(plan, models, self._machine.residency.budget)
+        return fit_report(plan, self._generation_jobs.opened, self._machine.residency.budget)
 
     def free_memory(self) -> None:
         """Let go of all weights; a running job keeps what it uses until it ends."""
@@ -416,6 +448,27 @@ class Engine:
     @property
     def _preferences_file(self) -> Path:
         return self.settings.data_dir / "preferences.json"
+
+    def _init_size(self, request: GenerationRequest, description: Description) -> tuple[int, int] | None:
+        """The size of the picture to begin with, with its borders; None where the model's own size is the usual one."""
+        if request.init is None or (request.init.mask and request.init.mask.area is InpaintArea.MASKED):
+            return None
+        picture = self.pictures.describe(request.init.picture)
+        size, step = (picture.width, picture.height), description.size_step
+        if request.init.borders is not None:
+            return size_for(size, request.init.borders, step)
+        width, height = (max(MIN_SIDE, round(side / step) * step) for side in size)
+        return width, height
+
+    def _latent_upscaler(self, name: str) -> LatentUpscaler | None:
+        """None for what enlarges pictures. Raises UnknownName."""
+        if name in self.catalog.latent_upscalers:
+            return self.catalog.latent_upscalers[name]
+        self.upscalers.find(name)
+        return None
+
+    def _detected(self, name: str, picture: Image.Image) -> Sequence[Image.Image]:
+        return self.catalog.detectors[name].find(picture)
 
     def _tell_of_compiler_failure(self, problem: str) -> None:
         if (view := self._jobs.running()) is not None:
@@ -463,18 +516,6 @@ class Engine:
         files = find_components(name, self.library)
         return self._models.adaptable(files.checkpoint, files.text_encoders, use_ema=name.use_ema)
 
-    def _model(self, plan: GenerationPlan) -> Model:
-        files = find_components(plan.model, self.library)
-        return self._models.open(
-            files.checkpoint,
-            files.vae,
-            files.text_encoders,
-            use_ema=plan.model.use_ema,
-            prediction=plan.model.prediction,
-            adapters=added_adapters(plan),
-            hypernetworks=plan.hypernetworks.acting,
-        )
-
     def _with_hypernetworks(
         self, plan: GenerationPlan, request: GenerationRequest, entry: CheckpointEntry
     ) -> GenerationPlan:
@@ -510,16 +551,6 @@ class Engine:
             return self._models.text_reader(entry, encoders)
         except EmulsionError:
             return None
-
-    def _refiner_model(self, plan: GenerationPlan, name: ModelName) -> Model:
-        files = find_components(name, self.library)
-        return self._models.open(
-            files.checkpoint,
-            files.vae,
-            files.text_encoders,
-            vae_of=self.library.entry_of(plan.model.checkpoint, plan.model.recipe),
-            adapters=added_adapters(plan, for_refiner=True),
-        )
 
     def _refiner(self, request: GenerationRequest, base: ModelName) -> ModelName | None:
         """The second model. It decodes nothing, so what it lacks of an autoencoder is the first one's."""

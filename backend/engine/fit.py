@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backend.errors import OutOfMemory
 from backend.families.family import Evaluation, Model
 from backend.memory.planner import Plan, will_it_fit
+from backend.pipeline.means import OpenedModels
+from backend.pipeline.network_tiles import network_size
 from backend.pipeline.plan import GenerationPlan
 
 _CLIP_TOKENS, _LONG_TOKENS = 77, 512  # of a prompt as families read it; a longer one takes hardly more memory
@@ -25,14 +28,12 @@ class FitReport:
     budget: int
 
 
-def fit_report(plan: GenerationPlan, models: list[Model], budget: int) -> FitReport:
-    """models: the model, and the refiner if there is one."""
+def fit_report(plan: GenerationPlan, opened: Callable[[GenerationPlan], OpenedModels], budget: int) -> FitReport:
+    """opened: the models of a plan; second passes have plans of their own."""
     plans: list[Plan] = []
     try:
-        for model in models:
-            plans.extend(model.text_plans())
-            plans.append(model.network_plan(_evaluation(plan, model)))
-        plans.append(models[0].decoding_plan(plan.width, plan.height))
+        for each in (plan, *([plan.hires.plan] if plan.hires else []), *(one.plan for one in plan.details)):
+            plans += _plans(each, opened(each))
     except OutOfMemory as error:
         return FitReport(fits=False, text=str(error), weights=0, streamed=0, working=0, budget=budget)
     largest = max(plans, key=lambda part: part.placement.num_bytes + part.working_bytes)
@@ -46,12 +47,20 @@ def fit_report(plan: GenerationPlan, models: list[Model], budget: int) -> FitRep
     )
 
 
+def _plans(plan: GenerationPlan, models: OpenedModels) -> Iterator[Plan]:
+    for model in (models.model, *([models.refiner] if models.refiner else [])):
+        yield from model.text_plans()
+        yield model.network_plan(_evaluation(plan, model))
+    yield models.model.decoding_plan(plan.width, plan.height)
+
+
 def _evaluation(plan: GenerationPlan, model: Model) -> Evaluation:
     sides = 1 if plan.guidance_scale == 1 else 2
     channels, _, _ = model.latent_shape(plan.width, plan.height)
+    width, height = network_size(plan)
     return Evaluation(
         images=sides * (1 if plan.exact_batches else plan.batch_size),
-        width=plan.width,
-        height=plan.height,
+        width=width,
+        height=height,
         tokens=_CLIP_TOKENS if channels == 4 else _LONG_TOKENS,
     )

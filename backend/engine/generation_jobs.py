@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+from PIL import Image
 
 from backend.engine.components import find_components
 from backend.engine.job import JobView, SavedImage
@@ -17,10 +21,16 @@ from backend.engine.preferences import Preferences
 from backend.errors import EmulsionError, NumericalError
 from backend.families.family import Machine, Model
 from backend.pipeline.generate import GeneratedImage, generate
+from backend.pipeline.means import Means, OpenedModels
 from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
 from backend.pipeline.plan import GenerationPlan
 from backend.request import GenerationRequest
 from backend.weights.hashing import SHORT
+
+Enlarge: TypeAlias = Callable[
+    [str, Image.Image, int, int, "Callable[[int, int], None] | None", Callable[[], bool]], Image.Image
+]
+"""(name of an upscaler, picture, width, height, progress in tiles, whether the job is cancelled) -> picture."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +47,9 @@ class GenerationJobs:
         plan: Callable[[GenerationRequest], GenerationPlan],
         preferences: Callable[[], Preferences],
         save_image: Callable[[str, SavedImage], None],
+        picture: Callable[[str], Image.Image],
+        enlarge: Enlarge,
+        detect: Callable[[str, Image.Image], Sequence[Image.Image]],
     ) -> None:
         self._library = library
         self._models = models
@@ -45,6 +58,9 @@ class GenerationJobs:
         self._plan = plan
         self._preferences = preferences
         self._save_image = save_image
+        self._picture = picture
+        self._enlarge = enlarge
+        self._detect = detect
 
     def run(self, view: JobView, request: GenerationRequest, report: JobReport) -> None:
         """Make the pictures that are missing. Raises EmulsionError."""
@@ -68,41 +84,27 @@ class GenerationJobs:
         entry, vae = files.checkpoint, files.vae
         for text in (*plan.notices, *models.notices(entry)):
             report.notice(text)
-        refiner = find_components(plan.refiner.model, library) if plan.refiner else None
-
-        def model_at(step: int, num_steps: int) -> Model:
-            return models.open(
-                entry,
-                vae,
-                files.text_encoders,
-                use_ema=plan.model.use_ema,
-                prediction=plan.model.prediction,
-                adapters=added_adapters(plan, step=step, num_steps=num_steps),
-                hypernetworks=plan.hypernetworks.acting,
-                reads_ahead=step == 0,
-            )
-
+        opened = self.opened(plan, reads_ahead=True)
         images = generate(
             plan,
-            model_at(0, plan.steps),
+            opened.model,
             report,
             report.is_cancelled,
-            models=model_at if any(adapter.row.curve for adapter in plan.adapters.acting) else None,
-            refiner=models.open(
-                refiner.checkpoint,
-                refiner.vae,
-                refiner.text_encoders,
-                vae_of=entry,
-                adapters=added_adapters(plan, for_refiner=True),
-                reads_ahead=True,
-            )
-            if refiner
-            else None,
+            models=opened.models,
+            refiner=opened.refiner,
             encode_prompt=models.encode_prompt,
             first_image=len(view.images),
             preview_every=self._preferences().preview_every,
             device=self._machine.device.torch_device,
             residency=self._machine.residency,
+            means=Means(
+                open_models=partial(self.opened, reads_ahead=True),
+                picture=self._picture,
+                enlarge=lambda name, picture, width, height: self._enlarge(
+                    name, picture, width, height, None, report.is_cancelled
+                ),
+                detect=self._detect,
+            ),
         )
         began = time.monotonic()
         for image in images:
@@ -117,6 +119,45 @@ class GenerationJobs:
             self._save(dataclasses.replace(plan, model=model), image, report.job_id)
             _log.info("image %d of %d: %.1f s", image.index + 1, plan.num_images, time.monotonic() - began)
             began = time.monotonic()
+
+    def opened(self, plan: GenerationPlan, *, reads_ahead: bool = False) -> OpenedModels:
+        """The models of a plan; their weights are read when they are first used.
+
+        reads_ahead: have the system begin to read the files. Raises UnknownName, FileError.
+        """
+        models, files = self._models, find_components(plan.model, self._library)
+
+        def model_at(step: int, num_steps: int) -> Model:
+            return models.open(
+                files.checkpoint,
+                files.vae,
+                files.text_encoders,
+                use_ema=plan.model.use_ema,
+                prediction=plan.model.prediction,
+                adapters=added_adapters(plan, step=step, num_steps=num_steps),
+                hypernetworks=plan.hypernetworks.acting,
+                reads_ahead=reads_ahead and step == 0,
+            )
+
+        model = model_at(0, plan.steps)
+        has_curves = any(adapter.row.curve for adapter in plan.adapters.acting)
+        return OpenedModels(
+            model=model,
+            models=model_at if has_curves else None,
+            refiner=self._opened_refiner(plan, files.checkpoint, reads_ahead) if plan.refiner else None,
+        )
+
+    def _opened_refiner(self, plan: GenerationPlan, entry: CheckpointEntry, reads_ahead: bool) -> Model:
+        assert plan.refiner is not None
+        files = find_components(plan.refiner.model, self._library)
+        return self._models.open(
+            files.checkpoint,
+            files.vae,
+            files.text_encoders,
+            vae_of=entry,
+            adapters=added_adapters(plan, for_refiner=True),
+            reads_ahead=reads_ahead,
+        )
 
     def _explained(self, error: NumericalError, request: GenerationRequest) -> EmulsionError:
         """Whether damaged weights are to blame, which only reading all of them tells."""
@@ -153,8 +194,18 @@ class GenerationJobs:
     def _save(self, plan: GenerationPlan, image: GeneratedImage, job_id: str) -> None:
         texts = picture_texts(plan, image.seed)
         path = self._outputs.save(image.pixels, image.seed, texts)
+        before = None
+        if image.before_hires is not None and plan.hires is not None:
+            first = picture_texts(dataclasses.replace(plan, hires=None, details=(), refiner=None), image.seed)
+            before = self._outputs.save_beside(path, "before-hires", image.before_hires, first)
+        height, width = image.pixels.shape[:2]
         saved = SavedImage(
-            path=path, seed=image.seed, infotext=texts[INFOTEXT_KEY], width=plan.width, height=plan.height
+            path=path,
+            seed=image.seed,
+            infotext=texts[INFOTEXT_KEY],
+            width=width,
+            height=height,
+            before_hires=before,
         )
         self._save_image(job_id, saved)
 

@@ -25,13 +25,17 @@ class JobState(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class SavedImage:
-    """A finished picture. `infotext` is the A1111 `parameters` text that the file carries."""
+    """A finished picture. `infotext` is the A1111 `parameters` text that the file carries.
+
+    before_hires: the picture as its first pass left it, where there was a second one.
+    """
 
     path: Path
     seed: int
     infotext: str
     width: int
     height: int
+    before_hires: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,14 @@ class Journal:
     def save(self, view: JobView) -> None:
         """Write the state, the pictures and the end of a job."""
         images = [
-            {"path": str(i.path), "seed": i.seed, "infotext": i.infotext, "width": i.width, "height": i.height}
+            {
+                "path": str(i.path),
+                "seed": i.seed,
+                "infotext": i.infotext,
+                "width": i.width,
+                "height": i.height,
+                "before_hires": None if i.before_hires is None else str(i.before_hires),
+            }
             for i in view.images
         ]
         self._write(
@@ -180,6 +187,7 @@ def _image(values: dict[str, Any]) -> SavedImage:
         infotext=values["infotext"],
         width=values["width"],
         height=values["height"],
+        before_hires=Path(before) if (before := values.get("before_hires")) else None,
     )
 
 

@@ -33,10 +33,11 @@ from backend.events import (
     Progress,
     StageStarted,
 )
-from backend.extensions.guards import guarded_sampler, guarded_schedule
+from backend.extensions.guards import guarded_detector, guarded_sampler, guarded_schedule
 from backend.extensions.manifest import Manifest
 from backend.extensions.modules import package_name
 from backend.extensions.observer import ObserverThread
+from backend.images.detector import Detector
 from backend.pipeline.infotext import Infotext, read_infotext
 from backend.registry import Named, Registry
 from backend.weights.atomic import told_as_output_errors, write_atomically
@@ -44,6 +45,7 @@ from backend.weights.atomic import told_as_output_errors, write_atomically
 __all__ = [
     "BytesDone",
     "Denoise",
+    "Detector",
     "EmulsionError",
     "Event",
     "ExtensionApi",
@@ -123,6 +125,11 @@ class ExtensionApi:
         """Offer a schedule wherever one can be chosen. Raises ExtensionError when one of its names is taken."""
         self._check_kind(schedule, Schedule)
         self._register(self._host.catalog.schedules, guarded_schedule(self._manifest.id, schedule))
+
+    def add_detector(self, detector: Detector) -> None:
+        """Offer a detector of regions, which are then made again. Raises ExtensionError when a name is taken."""
+        self._check_kind(detector, Detector)
+        self._register(self._host.catalog.detectors, guarded_detector(self._manifest.id, detector))
 
     def observe(self, observer: Callable[[Event], None]) -> None:
         """Call `observer` with every event of every job, in order and on a thread of the extension's own.

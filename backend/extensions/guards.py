@@ -1,4 +1,4 @@
-"""Samplers and schedules of extensions, wrapped so that a fault in one is told with the extension's name."""
+"""Samplers, schedules and detectors of extensions, wrapped so that a fault in one is told with the extension's name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from backend.diffusion.levels import Levels
@@ -17,6 +18,7 @@ from backend.diffusion.process import Denoise, Process
 from backend.diffusion.samplers import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.errors import EmulsionError, ExtensionError
+from backend.images.detector import Detector
 
 
 def guarded_sampler(extension: str, sampler: Sampler) -> Sampler:
@@ -58,6 +60,23 @@ def guarded_schedule(extension: str, schedule: Schedule) -> Schedule:
         return result
 
     return dataclasses.replace(schedule, sigmas=sigmas)
+
+
+def guarded_detector(extension: str, detector: Detector) -> Detector:
+    """The same detector, which raises ExtensionError when it breaks or finds something else than masks."""
+    what = f'detector "{detector.name}"'
+
+    def find(picture: Image.Image) -> list[Image.Image]:
+        with _blaming(extension, what, ()):
+            masks: list[object] = list(detector.find(picture.copy()))
+        found: list[Image.Image] = []
+        for mask in masks:
+            if not isinstance(mask, Image.Image) or mask.mode != "L" or mask.size != picture.size:
+                raise ExtensionError(extension, f"its {what} must find masks: grey pictures of the picture's size")
+            found.append(mask)
+        return found
+
+    return dataclasses.replace(detector, find=find)
 
 
 def _problem_with_latents(found: object, expected: Tensor) -> str:

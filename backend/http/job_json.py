@@ -42,6 +42,7 @@ def job_json(job: JobView, output_dir: Path) -> dict[str, Any]:
 
 def _image_json(image: SavedImage, output_dir: Path) -> dict[str, Any]:
     path = quote(image.path.relative_to(output_dir).as_posix())
+    before = image.before_hires
     return {
         "url": f"outputs/{path}",
         "thumbnail": f"outputs/thumb/{path}",
@@ -49,4 +50,7 @@ def _image_json(image: SavedImage, output_dir: Path) -> dict[str, Any]:
         "width": image.width,
         "height": image.height,
         "infotext": image.infotext,
+        "before_hires": f"outputs/{quote(before.relative_to(output_dir).as_posix())}"
+        if before is not None and before.exists()
+        else None,
     }

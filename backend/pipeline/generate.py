@@ -1,41 +1,41 @@
-"""One job from its plan to its pictures: conditioning, noise, sampling, decoding."""
+"""One job from its plan to its pictures: the first pass, and what follows it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from backend.diffusion.noise import BatchNoise
-from backend.diffusion.observe import Evaluation, cancellable, observed
-from backend.diffusion.process import Denoise
-from backend.diffusion.process import start as start_from_noise
-from backend.errors import Cancelled, NumericalError
-from backend.families.family import Model
+from backend.diffusion.guidance import Conditioning
+from backend.families.family import Model, Prompt
 from backend.memory.residency import Residency
 from backend.memory.retrying import retrying
-from backend.pipeline.passes import EncodePrompt, ModelOfStep, Pass, denoise_of, passes_of
+from backend.pipeline.course import Course, Stretch, course_of
+from backend.pipeline.details import detailed
+from backend.pipeline.from_picture import Made, PictureMaker, stored_source
+from backend.pipeline.hires import second_pass
+from backend.pipeline.means import Means, OpenedModels
+from backend.pipeline.passes import EncodePrompt, ModelOfStep
+from backend.pipeline.pixels import Pixels
 from backend.pipeline.plan import GenerationPlan, seed_of
 from backend.pipeline.preview import PreviewMaker
 from backend.pipeline.report import Clock, Report
+from backend.pipeline.tools import Tools
+from backend.pipeline.trip import Watched, denoised
 
-Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImage:
-    """index: of the image in its job. pixels: [H, W, 3]."""
+    """index: of the image in its job. pixels: [H, W, 3]. before_hires: the picture as its first pass left it."""
 
     index: int
     seed: int
     pixels: Pixels
+    before_hires: Pixels | None = None
 
 
 def generate(
@@ -51,50 +51,82 @@ def generate(
     preview_every: int = 1,
     device: torch.device | str = "cpu",
     residency: Residency | None = None,
+    means: Means | None = None,
 ) -> Iterator[GeneratedImage]:
     """The images of `plan` from `first_image` on, batch by batch.
 
     models: which are `model` with other strengths of adapters, where these change over the steps; `model` reads the
     prompts and decodes. They are asked once for each step before the refiner.
-    refiner: the model of `plan.refiner`, which takes the noisy latents over as they are.
+    refiner: the model of `plan.refiner`, which takes the noisy latents over as they are; of the second pass, if there
+    is one.
     encode_prompt: the model's own way, or a cache in front of it.
     first_image: how many images were made before; a job that was interrupted goes on there.
     preview_every: evaluations of the model between live previews; 0 for none.
     residency: what holds the models' weights; with it, what runs out of memory is made again with less.
+    means: for a plan that begins with a picture or goes on after its first pass.
     Raises Cancelled between two evaluations of the model, NumericalError, and what loading weights raises.
     """
     report.stage("encoding the prompt")
     retry = _Retry(residency, report)
-    passes = passes_of(plan, model, refiner, lambda model, prompt: retry(lambda: encode_prompt(model, prompt)), models)
+
+    def encode(model: Model, prompt: Prompt) -> Conditioning:
+        return retry(lambda: encode_prompt(model, prompt))
+
+    first = OpenedModels(model=model, models=models, refiner=None if plan.hires else refiner)
+    course = course_of(plan, first, encode, means)
     if first_image == 0:
-        _tell_of_lost_text(passes, report)
-    clock = Clock(plan, sum(part.num_steps for part in passes), first_image, report)
+        _tell_of_lost_text(course, report)
     previews = PreviewMaker(model.latent_preview, report.preview) if preview_every else None
+    watched = Watched(
+        report=report,
+        is_cancelled=is_cancelled,
+        retry=retry,
+        clock=Clock(plan, course.num_steps(plan.batch_size), first_image, report),
+        previews=previews,
+        preview_every=preview_every,
+    )
+    tools = Tools(watched=watched, device=device, means=means)
     try:
+        make = _first_pass(plan, course.first, tools)
         for start in range(first_image, plan.num_images, plan.batch_size):
             seeds = [seed_of(plan, index) for index in range(start, min(start + plan.batch_size, plan.num_images))]
-            noise = BatchNoise(seeds, model.latent_shape(plan.width, plan.height), plan.noise_source, device=device)
-            first = passes[0]
-            latents = start_from_noise(first.model.process, noise(), first.sigmas[0], first.levels.sigma_max)
-            steps_before = 0
-            for number, part in enumerate(passes):
-                report.stage("loading the refiner" if number else "loading the model")
-                denoise = cancellable(_retried(denoise_of(part, plan), retry), is_cancelled)
-                report.stage("refining" if number else "sampling")
-                if number == 0:
-                    clock.start_batch()
-                watch = _watcher(clock, previews, preview_every, steps_before)
-                watched = observed(denoise, watch, evaluations_per_step=plan.sampler.evaluations_per_step)
-                latents = plan.sampler.sample(watched, latents, part.sigmas, part.model.process, noise)
-                _refuse_bad_numbers(latents, part)
-                steps_before += part.num_steps
-            clock.end_batch()
-            report.stage("decoding")
-            for offset, pixels in enumerate(_decoded(model, latents, is_cancelled, retry)):
-                yield GeneratedImage(index=start + offset, seed=seeds[offset], pixels=pixels)
+            watched.clock.start_batch()
+            made, before = make(seeds), None
+            if plan.hires is not None and course.second is not None:
+                before = made = replace(made, pictures=list(made.pictures))
+                made = second_pass(plan.hires, course.second, made, seeds, tools)
+            for offset, pixels in enumerate(made.pictures):
+                yield GeneratedImage(
+                    index=start + offset,
+                    seed=seeds[offset],
+                    pixels=_with_details(pixels, seeds[offset], plan, course, tools),
+                    before_hires=list(before.pictures)[offset] if before else None,
+                )
+            watched.clock.end_batch()
     finally:
         if previews:
             previews.close()
+
+
+def _first_pass(plan: GenerationPlan, stretch: Stretch, tools: Tools) -> Callable[[Sequence[int]], Made]:
+    """What makes the pictures of a batch, by their seeds, before anything follows."""
+    trip = stretch.trip
+    if plan.init is None:
+
+        def from_noise(seeds: Sequence[int]) -> Made:
+            latents = denoised(trip, None, tools.noise_for(plan, trip.model, seeds), tools.watched)
+            return Made(pictures=tools.decode(trip.model, latents), latents=latents)
+
+        return from_noise
+    source = stored_source(plan.init, (plan.width, plan.height), tools)
+    maker = PictureMaker(stretch, source, (plan.width, plan.height), tools)
+    return lambda seeds: maker.make(tools.noise_for(plan, trip.model, seeds))
+
+
+def _with_details(pixels: Pixels, seed: int, plan: GenerationPlan, course: Course, tools: Tools) -> Pixels:
+    for details, stretch in zip(plan.details, course.details, strict=True):
+        pixels = detailed(details, stretch, pixels, seed, tools)
+    return pixels
 
 
 class _Retry:
@@ -116,12 +148,8 @@ class _Retry:
             self._report.notice("The memory ran out. Less of the model stays in it now, and the job goes on slower.")
 
 
-def _retried(denoise: Denoise, retry: _Retry) -> Denoise:
-    return lambda x, sigma: retry(partial(denoise, x, sigma))
-
-
-def _tell_of_lost_text(passes: Sequence[Pass], report: Report) -> None:
-    for part in passes:
+def _tell_of_lost_text(course: Course, report: Report) -> None:
+    for part in course.passes():
         sides = ("prompt", part.cond), ("negative prompt", part.uncond)
         for name, conditioning in sides:
             if conditioning is not None and conditioning.lost_tokens:
@@ -129,32 +157,3 @@ def _tell_of_lost_text(passes: Sequence[Pass], report: Report) -> None:
                     f"The {name} is {conditioning.lost_tokens} tokens too long for the T5 text encoder of "
                     f"{part.model.family}, which has not read its end."
                 )
-
-
-def _watcher(
-    clock: Clock, previews: PreviewMaker | None, preview_every: int, steps_before: int
-) -> Callable[[Evaluation], None]:
-    def watch(evaluation: Evaluation) -> None:
-        step = steps_before + evaluation.step
-        clock.evaluated(step)
-        if previews and step % preview_every == 0:
-            previews.show(evaluation.x0)
-
-    return watch
-
-
-def _refuse_bad_numbers(latents: Tensor, part: Pass) -> None:
-    if not bool(latents.isfinite().all()):
-        raise NumericalError(
-            f"The {part.model.family} network's result holds values that are not numbers: the checkpoint is damaged, "
-            "or the guidance scale is far too high. Choose another checkpoint, or lower the guidance scale."
-        )
-
-
-def _decoded(model: Model, latents: Tensor, is_cancelled: Callable[[], bool], retry: _Retry) -> Iterator[Pixels]:
-    """Pictures [H, W, 3] one after the other; 8 bits by truncation, as A1111 has it."""
-    for latent in latents.split(1):
-        if is_cancelled():
-            raise Cancelled
-        image = retry(partial(model.decode, latent))[0].float().cpu().clamp(-1, 1)  # [3, H, W]
-        yield ((image + 1) * 127.5).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from backend import __version__
 from backend.adapter_row import AdapterRow, NameHash, row_mapping
 from backend.pipeline.infotext import write_infotext, write_name_hashes, write_names
-from backend.pipeline.plan import GenerationPlan, ModelName
+from backend.pipeline.infotext_pictures import parameters_of
+from backend.pipeline.plan import GenerationPlan, ModelName, SecondPass
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.pipeline.planned_embeddings import of_other_files
 from backend.pipeline.planned_hypernetworks import not_of_hypernetworks
 from backend.recipe import Recipe
 from backend.request import DEFAULT_REFINER_SWITCH, GenerationRequest
+from backend.second_pass import HiresFix
 
 INFOTEXT_KEY = "parameters"  # the PNG text that A1111, Civitai and others read
 REQUEST_KEY = "emulsion"
@@ -32,6 +34,7 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "Schedule type": plan.schedule.label if plan.is_schedule_asked else None,
             "CFG scale": f"{plan.guidance_scale:g}",
             "Distilled CFG Scale": None if plan.distilled_guidance is None else f"{plan.distilled_guidance:g}",
+            "Image CFG scale": None,
             "CFG Rescale": f"{plan.guidance_rescale:g}" if plan.guidance_rescale else None,
             "Shift": None if plan.shift is None else f"{plan.shift:g}",
             "Seed": seed,
@@ -43,6 +46,8 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "VAE": model.vae,
             "Prediction": model.prediction.value if model.prediction else None,
             "EMA weights": True if model.use_ema else None,
+            "Denoising strength": None,
+            "Conditional mask weight": None,
             "Clip skip": plan.clip_skip if plan.clip_skip > 1 else None,
             "Refiner": plan.refiner.model.checkpoint if plan.refiner else None,
             "Refiner switch at": f"{plan.refiner.switch:g}"
@@ -55,6 +60,7 @@ def infotext_of(plan: GenerationPlan, seed: int) -> str:
             "TI hashes": plan.embeddings.infotext,
             "RNG": plan.noise_source.label,
             "Emphasis": plan.emphasis.label if plan.emphasis.name != "original" else None,
+            **_picture_parameters(plan),  # some of which have their places above
             "Version": f"Emulsion {__version__}",
         },
     )
@@ -95,6 +101,10 @@ def request_of(plan: GenerationPlan, seed: int) -> GenerationRequest:
             *plan.hypernetworks.name_hashes,
         ),
         skips_missing_adapters=plan.adapters.skips_missing,
+        init=plan.init,
+        tiles=plan.tiles,
+        hires=plan.hires.hires if plan.hires else None,
+        detailers=tuple(one.detailer for one in plan.details),
     )
 
 
@@ -120,6 +130,25 @@ def rows_text(rows: Sequence[AdapterRow]) -> str:
 def recipe_text(recipe: Recipe) -> str:
     """A recipe on one line, as `parse_recipe` reads it."""
     return json.dumps(recipe.to_mapping(), ensure_ascii=False, separators=(",", ":"))
+
+
+def _picture_parameters(plan: GenerationPlan) -> dict[str, object]:
+    return parameters_of(
+        init=plan.init,
+        hires=None if plan.hires is None else _with_labels(plan.hires),
+        tiles=plan.tiles,
+        detailers=[one.detailer for one in plan.details],
+    )
+
+
+def _with_labels(second: SecondPass) -> HiresFix:
+    """Sampler and schedule, where they are its own, as other programs call them."""
+    hires, plan = second.hires, second.plan
+    return dataclasses.replace(
+        hires,
+        sampler=hires.sampler and plan.sampler.label,
+        schedule=hires.schedule and plan.schedule.label,
+    )
 
 
 def _shown_hashes(adapters: PlannedAdapters) -> list[NameHash]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from backend.diffusion.latent_upscaling import LatentUpscaler
 from backend.diffusion.names import resolve_schedule, split_sampler_name
 from backend.diffusion.noise import NoiseKind
 from backend.diffusion.samplers.sampler import Sampler
 from backend.diffusion.schedules import Schedule
 from backend.errors import RequestError
 from backend.families.family import Description
+from backend.init_image import InitImage
 from backend.pipeline.planned_adapters import PlannedAdapters
 from backend.pipeline.planned_embeddings import PlannedEmbeddings
 from backend.pipeline.planned_hypernetworks import PlannedHypernetworks
 from backend.recipe import Recipe
 from backend.registry import Registry
 from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest, PredictionKind
+from backend.second_pass import Detailer, HiresFix, Tiles
 from backend.text.emphasis import EmphasisMode
 
 
@@ -75,12 +78,15 @@ class RefinerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationPlan:
-    """A text-to-image job, resolved.
+    """A job that makes pictures, resolved.
 
+    size_step: sides are multiples of it.
     is_schedule_asked: whether the schedule was chosen, and not taken because it is the sampler's own.
     seed: of the first image; image k has seed + k.
     distilled_guidance: None for models that take none. shift: None for the model's own.
     prompt, negative_prompt: as they were written. adapters: also what of the prompts is encoded.
+    init: the picture to begin with. width, height: of what the network makes; a part of the picture where only the
+    masked one is made. hires, details: what follows the first pass.
     notices: what the user should know of how the request was understood.
     """
 
@@ -94,6 +100,7 @@ class GenerationPlan:
     steps: int
     width: int
     height: int
+    size_step: int
     guidance_scale: float
     distilled_guidance: float | None
     guidance_rescale: float
@@ -108,6 +115,10 @@ class GenerationPlan:
     exact_batches: bool
     embeddings: PlannedEmbeddings = field(default_factory=PlannedEmbeddings)
     hypernetworks: PlannedHypernetworks = field(default_factory=PlannedHypernetworks)
+    init: InitImage | None = None
+    tiles: Tiles | None = None
+    hires: SecondPass | None = None
+    details: tuple[DetailPass, ...] = ()
     notices: tuple[str, ...] = ()
 
     @property
@@ -124,6 +135,26 @@ class GenerationPlan:
         return self.adapters.negative_words
 
 
+@dataclass(frozen=True, kw_only=True)
+class SecondPass:
+    """The picture made again at a larger size: plan.width and plan.height.
+
+    latent_upscaler: what enlarges latents; None where `hires.upscaler` enlarges pictures.
+    """
+
+    hires: HiresFix
+    plan: GenerationPlan
+    latent_upscaler: LatentUpscaler | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetailPass:
+    """Regions made again; each at the size of the plan."""
+
+    detailer: Detailer
+    plan: GenerationPlan
+
+
 def resolve(
     request: GenerationRequest,
     *,
@@ -133,11 +164,13 @@ def resolve(
     standing: Standing,
     refiner: ModelName | None = None,
     adapters: PlannedAdapters | None = None,
+    init_size: tuple[int, int] | None = None,
     notices: tuple[str, ...] = (),
 ) -> GenerationPlan:
     """Fill in what the request leaves open, from the model's defaults and the user's standing choices.
 
-    adapters: None for a request that has nothing to do with any. The seed must be drawn already.
+    adapters: None for a request that has nothing to do with any. init_size: width and height, in pixels, for a request
+    that begins with a picture and names none. The seed must be drawn already.
     Raises UnknownName, and RequestError for a seed that is still to be drawn and for sides that the model cannot have.
     """
     defaults = description.defaults
@@ -146,9 +179,12 @@ def resolve(
     sampler, named = split_sampler_name(request.sampler or defaults.sampler, choices.samplers, choices.schedules)
     wanted = request.schedule or named or (None if request.sampler else defaults.schedule)
     schedule = resolve_schedule(wanted, sampler, choices.schedules)
-    width, height = request.width or description.native_size, request.height or description.native_size
+    usual = init_size or (description.native_size, description.native_size)
+    width, height = request.width or usual[0], request.height or usual[1]
     _check_side("width", width, description.size_step)
     _check_side("height", height, description.size_step)
+    if request.tiles is not None:
+        _check_side("tiles.size", request.tiles.size, description.size_step)
     return GenerationPlan(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -160,6 +196,7 @@ def resolve(
         steps=request.steps if request.steps is not None else defaults.steps,
         width=width,
         height=height,
+        size_step=description.size_step,
         guidance_scale=defaults.guidance_scale if request.guidance_scale is None else float(request.guidance_scale),
         distilled_guidance=_distilled_guidance(request, defaults.distilled_guidance),
         guidance_rescale=defaults.guidance_rescale
@@ -178,6 +215,8 @@ def resolve(
         emphasis=choices.emphasis_modes[request.emphasis or standing.emphasis],
         noise_source=choices.noise_sources[request.noise_source or standing.noise_source],
         exact_batches=standing.exact_batches if request.exact_batches is None else request.exact_batches,
+        init=request.init,
+        tiles=request.tiles,
         notices=notices,
     )
 

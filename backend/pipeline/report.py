@@ -27,7 +27,7 @@ class Report(Protocol):
 
 
 class Clock:
-    """Steps done, their speed and what is left, over all batches of a job."""
+    """Steps done, their speed and what is left, over all batches of a job and all trips of a batch."""
 
     def __init__(self, plan: GenerationPlan, steps_per_batch: int, first_image: int, report: Report) -> None:
         batches = -(-plan.num_images // plan.batch_size)
@@ -35,19 +35,24 @@ class Clock:
         self._steps = batches * steps_per_batch
         self._done = first_image // plan.batch_size * steps_per_batch
         self._report = report
-        self._batch_began = time.monotonic()
-        self._step_in_batch = 0
+        self._began = time.monotonic()
+        self._before = 0  # steps of this batch before this trip
 
     def start_batch(self) -> None:
-        self._batch_began = time.monotonic()
-        self._step_in_batch = 0
+        self._before = 0
+
+    def start_trip(self) -> None:
+        self._began = time.monotonic()
 
     def evaluated(self, step: int) -> None:
-        """Evaluation number `step` (0-based) of this batch ended."""
-        self._step_in_batch = min(step + 1, self._steps_per_batch)
-        speed = (time.monotonic() - self._batch_began) / self._step_in_batch
-        done = self._done + self._step_in_batch
+        """Evaluation number `step` (0-based) of this trip ended."""
+        in_batch = min(self._before + step + 1, self._steps_per_batch)
+        speed = (time.monotonic() - self._began) / (step + 1)
+        done = self._done + in_batch
         self._report.progress(done, self._steps, speed, speed * (self._steps - done))
+
+    def end_trip(self, steps: int) -> None:
+        self._before += steps
 
     def end_batch(self) -> None:
         self._done += self._steps_per_batch
