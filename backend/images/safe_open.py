@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import zlib
 
-from PIL import Image
+import numpy as np
+from PIL import ExifTags, Image
 
 from backend.errors import BadImage
 
@@ -26,11 +28,24 @@ DECODER_ERRORS = (
     struct.error,
     zlib.error,
 )
+# EXIF 2.32, 4.6.4 A: how a camera was held, and what turns its picture upright. 1 is upright already.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_log = logging.getLogger(__name__)
 
 
-def open_image(data: bytes, name: str = "image") -> Image.Image:
-    """The picture in the file `data`, decoded to RGB; of an animation, its first frame.
+def open_picture(data: bytes, name: str = "image") -> Image.Image:
+    """The picture in the file `data`, upright, with 8 bits a channel: RGBA if it has an alpha channel, else RGB.
 
+    Of an animation it is the first frame. 16-bit grey is scaled. Colours are taken for sRGB, whatever the file's
+    profile says.
     name: what messages call the file. At most 64 MiB, 16384 pixels a side and 50 megapixels.
     Raises BadImage for anything but an undamaged PNG, JPEG or WebP within these limits.
     """
@@ -40,9 +55,49 @@ def open_image(data: bytes, name: str = "image") -> Image.Image:
         with _open(data, name) as header:
             header.verify()  # the file is of no use to Pillow after this, so it is opened again
         with _open(data, name) as image:
-            return image.convert("RGB")
+            return _upright(image)
     except DECODER_ERRORS as error:
         raise BadImage(name, f"it is damaged or not a {', '.join(FORMATS)} picture.") from error
+
+
+def open_image(data: bytes, name: str = "image") -> Image.Image:
+    """As `open_picture`, but always RGB: the alpha channel is dropped, so that what it hides shows."""
+    return open_picture(data, name).convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turned = _UPRIGHT.get(_orientation(image))
+    picture = _in_eight_bits(image)
+    return picture if turned is None else picture.transpose(turned)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF field, 1 to 8; 1 if there is none. Much is damaged that cameras and editors write there."""
+    try:
+        found: object = image.getexif().get(ExifTags.Base.Orientation)
+    except DECODER_ERRORS as error:
+        _log.info("The EXIF of a picture cannot be read, so it is taken to be upright: %s", error)
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _from_sixteen_bits(image)
+    has_alpha = image.has_transparency_data  # an alpha channel, or one transparent colour
+    return image.convert("RGBA" if has_alpha else "RGB")
+
+
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion clips at 255 in place of scaling."""
+    levels = np.asarray(image)
+    to_eight = np.rint(np.arange(65_536) / 257).astype(np.uint8)
+    grey = Image.fromarray(to_eight[levels])
+    picture = Image.merge("RGB", (grey, grey, grey))
+    transparent: object = image.info.get("transparency")
+    if isinstance(transparent, int):
+        picture.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return picture
 
 
 def _open(data: bytes, name: str) -> Image.Image:
