@@ -56,6 +56,8 @@ from backend.engine.runner import JobRunner
 from backend.engine.second_plans import detail_request, hires_request
 from backend.engine.settings import Settings
 from backend.engine.stored_recipes import StoredRecipes
+from backend.engine.upscale_jobs import UpscaleJobs
+from backend.engine.upscale_request import UpscaleRequest
 from backend.engine.upscalers import Upscalers
 from backend.errors import EmulsionError, RequestError
 from backend.events import JobCancelled, JobQueued
@@ -151,6 +153,7 @@ class Engine:
         self.history = RecipeHistory(settings.data_dir / "recipe-history.jsonl")
         self._merge_jobs = MergeJobs(library, self._made, settings.checkpoint_dirs[0], library.refresh)
         self._lora_jobs = LoraJobs(library, self._made, settings.lora_dirs[0], library.refresh)
+        self._upscale_jobs = UpscaleJobs(self.upscalers, self.pictures, machine, outputs, self._runner.save_image)
         self._idle = IdleUnloader(
             lambda: self.preferences.idle_unload_minutes,
             lambda: self._jobs.running() is not None or self._jobs.num_queued() > 0,
@@ -577,6 +580,8 @@ class Engine:
                 self._generation_jobs.run(view, view.request, report)
             case MergeRequest():
                 self._merge_jobs.run(view.request, report)
+            case UpscaleRequest():
+                self._upscale_jobs.run(view, view.request, report)
             case _:
                 self._lora_jobs.run(view.request, report)
 
@@ -588,6 +593,8 @@ class Engine:
                 plan = self.plan(_with_seed(request))
                 facts = tuple(adapter.facts() for adapter in plan.adapters.acting)
                 return dataclasses.replace(new, request=_pinned(plan), adapters=facts)
+            case UpscaleRequest():
+                return dataclasses.replace(new, request=self._upscale_jobs.checked(request))
             case MergeRequest():
                 self._merge_jobs.check(request)
             case _:

@@ -7,11 +7,12 @@ from typing import Any, TypeAlias
 
 from backend.engine.lora_request import LoraExtraction, LoraMerge, LoraResize, LoraToolRequest
 from backend.engine.merge_request import MergeRequest
+from backend.engine.upscale_request import UpscaleRequest
 from backend.errors import RequestError
 from backend.request import GenerationRequest
 
-JobRequest: TypeAlias = GenerationRequest | MergeRequest | LoraToolRequest
-_OTHER_KINDS = {kind.kind: kind for kind in (MergeRequest, LoraMerge, LoraExtraction, LoraResize)}
+JobRequest: TypeAlias = GenerationRequest | MergeRequest | LoraToolRequest | UpscaleRequest
+_OTHER_KINDS = {kind.kind: kind for kind in (MergeRequest, LoraMerge, LoraExtraction, LoraResize, UpscaleRequest)}
 _GENERATION = "generation"
 
 

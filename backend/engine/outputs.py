@@ -46,7 +46,7 @@ class Outputs:
             )
 
     def save(self, pixels: Pixels, seed: int, texts: Mapping[str, str]) -> Path:
-        """Write a picture [H, W, 3], or [H, W, 4] with transparency, with its texts as the day's next one; complete, or not at all.
+        """Write a picture [H, W, 3] or [H, W, 4] with its texts as the day's next one; complete, or not at all.
 
         A picture that the folder refuses is kept in the system's temporary folder, and the error names it.
         Raises DiskFull, NotWritable or OutputError.

@@ -17,7 +17,7 @@ from typing import Any, cast
 from PIL import Image
 
 from backend.errors import BadImage, UnknownPicture
-from backend.images.safe_open import MAX_BYTES, open_image
+from backend.images.safe_open import MAX_BYTES, open_picture
 from backend.weights.atomic import sweep_parts, told_as_output_errors, write_atomically
 
 SECONDS_KEPT = 3600  # an open form may need a picture that no job names yet
@@ -60,7 +60,7 @@ class PictureStore:
         if len(data) > MAX_BYTES:  # before it is hashed
             raise BadImage(name, f"it is {len(data) / 2**20:.0f} MiB; at most {MAX_BYTES // 2**20} are accepted.")
         sha256 = hashlib.sha256(data).hexdigest()
-        described = self._known(sha256) or _described(sha256, open_image(data, name))
+        described = self._known(sha256) or _described(sha256, open_picture(data, name))
         self._write(sha256, data)
         self._remember(described)
         return described
@@ -84,7 +84,7 @@ class PictureStore:
 
     def open(self, sha256: str) -> Image.Image:
         """Raises UnknownPicture, BadImage."""
-        return open_image(self.data(sha256), _short(sha256))
+        return open_picture(self.data(sha256), _short(sha256))
 
     def describe(self, sha256: str) -> StoredPicture:
         """Raises UnknownPicture, BadImage."""

@@ -37,10 +37,12 @@ OnTile = Callable[[int, int], None]
 
 
 def open_upscaler(source: WeightSource, architectures: tuple[Architecture, ...], machine: Machine) -> Upscaler:
-    """Raises UnsupportedCheckpoint for a file of no known kind."""
+    """Raises UnsupportedCheckpoint for a file of no known kind, KeysDoNotMatch for one that is not complete."""
     for architecture in architectures:
         if architecture.recognise(source):
-            return Upscaler(architecture.open(source), machine)
+            upscaler = Upscaler(architecture.open(source), machine)
+            upscaler.check()
+            return upscaler
     known = ", ".join(architecture.label for architecture in architectures)
     kind = kind_by_its_keys(source)
     found = f"it is a {kind} file, which this version does not run" if kind else "it is no upscaler of a known kind"
@@ -76,6 +78,10 @@ class Upscaler:
         self.label = network.label
         self.scale = network.scale
         self.channels = network.channels
+
+    def check(self) -> None:
+        """Raises KeysDoNotMatch when the file does not hold exactly the weights of the network."""
+        self._machine.residency.sizes(self._part())
 
     @torch.inference_mode()
     def upscale(
