@@ -64,6 +64,9 @@ LABELS = {
     "noise_source": "Noise source",
     "exact_batches": "Exact batches",
     "use_ema": "Averaged weights",
+    "detailers": "Details",
+    "hires.is_on": "Hires fix",
+    "tiles.is_on": "Tiled diffusion",
 }
 EMPTY_FORM = {
     "prompt": "a cat",
@@ -96,6 +99,9 @@ EMPTY_FORM = {
     "adapters": [],
     "skips_missing_adapters": False,
     "name_hashes": None,
+    "detailers": [],
+    "hires.is_on": False,
+    "tiles.is_on": False,
 }
 INFOTEXT = """a cat, (red:1.2)
 in the rain
@@ -104,11 +110,16 @@ Steps: 12, Sampler: Heun Karras, CFG scale: 4.5, Seed: 9007199254740993, Size: 9
 
 
 class Page:
-    """A page in the words of its user: fields by their names, handlers by theirs."""
+    """A page in the words of its user: fields of a form by their names, handlers by theirs."""
 
-    def __init__(self, blocks: gr.Blocks) -> None:
+    def __init__(self, blocks: gr.Blocks, tab: str = "txt2img") -> None:
         self.blocks = blocks
-        self._labelled = {getattr(block, "label", None): block for block in blocks.blocks.values()}
+        self.tab = tab
+        self._labelled = {
+            block.label: block
+            for block in blocks.blocks.values()
+            if isinstance(block, gr.components.Component) and _tab_of(block) in (tab, "")
+        }
 
     def field(self, name: str) -> Any:
         return self._labelled[LABELS[name]]
@@ -120,17 +131,29 @@ class Page:
         return self.event(name).fn
 
     def event(self, name: str) -> Any:
-        return next(event for event in self.blocks.fns.values() if getattr(event.fn, "__name__", "") == name)
+        found = [event for event in self.blocks.fns.values() if getattr(event.fn, "__name__", "") == name]
+        return next((event for event in found if self._is_here(event)), found[0])
+
+    def _is_here(self, event: Any) -> bool:
+        return any(_tab_of(self.blocks.blocks[block]) == self.tab for block, _ in event.targets)
 
     def generate(self, **changes: Any) -> dict[str, Any]:
+        untouched = {component: component.value for component in self.event("generate").inputs}
         values = {self.field(name): value for name, value in {**EMPTY_FORM, **changes}.items()}
-        return self.handler("generate")(values)
+        return self.handler("generate")({**untouched, **values})
 
     def after(self, handler: str, **data: Any) -> dict[str, Any]:
         """What an event with this data sets the fields to, by their names; other components by their labels."""
         names = {label: name for name, label in LABELS.items()}
         result = self.handler(handler)(gr.EventData(None, data))
         return {names.get(component.label, component.label): value for component, value in result.items()}
+
+
+def _tab_of(block: Any) -> str:
+    """The tab that a block is in, "" outside of all."""
+    while block is not None and not isinstance(block, gr.Tab):
+        block = block.parent
+    return block.id if block else ""
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +202,11 @@ def client(engine: Engine, page: Page) -> Iterator[TestClient]:
 
 
 def test_every_field_of_a_request_is_on_the_form(page):
-    assert LABELS.keys() == {field.name for field in dataclasses.fields(GenerationRequest)}
-    assert {page.field(name) for name in LABELS} == set(page.event("generate").inputs)
+    structured = {"init", "hires", "tiles"}
+    assert {name for name in LABELS if "." not in name} == {
+        field.name for field in dataclasses.fields(GenerationRequest) if field.name not in structured
+    }
+    assert {page.field(name) for name in LABELS} <= set(page.event("generate").inputs)
 
 
 def test_everything_that_holds_a_value_has_a_label(page):
@@ -407,7 +433,7 @@ def test_the_form_comes_back_as_it_was_left(page):
     assert fields["prompt"] == "kept"
     assert (fields["steps"], fields["seed"], fields["exact_batches"]) == (9, "5", True)
     assert fields["sampler"]["value"] == "heun"
-    assert fields["Form"] == "opened"
+    assert fields["Form"] == {"state": "open"}
 
 
 @pytest.mark.parametrize(
@@ -486,7 +512,7 @@ def test_automatic_is_the_choice_to_take_the_samplers_own_schedule(engine, writt
 
 def test_a_broken_extension_is_named_and_costs_its_own_tab_only(page):
     tabs = [block.label for block in page.blocks.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["txt2img", "LoRA", "Merge", "Ill", "Well", "Memory", "Extensions"]
+    assert tabs == ["txt2img", "img2img", "inpaint", "LoRA", "Merge", "Ill", "Well", "Memory", "Extensions"]
     problems = {entry["id"]: " ".join(entry["problems"]) for entry in page.handler("entries")()}
     assert problems["well"] == ""
     assert "no paint left" in problems["ill"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from backend.diffusion.latent_upscaling import BUILTIN as LATENT_UPSCALERS
 from backend.engine.components import ENCODER_LABELS
 from backend.engine.engine import Engine
 from backend.engine.library import CheckpointEntry
@@ -15,6 +16,8 @@ from backend.request import PredictionKind
 Choices: TypeAlias = list[tuple[str, str]]
 
 _MAX_PROBLEM = 160  # characters
+_AS_FIRST = "As in the first pass"
+_RESAMPLING = [("Lanczos", "lanczos"), ("Bicubic", "bicubic"), ("Nearest", "nearest")]
 _PREDICTIONS = {
     PredictionKind.EPS: "Noise (eps)",
     PredictionKind.V: "v",
@@ -24,24 +27,28 @@ _PREDICTIONS = {
 
 def choices_of(engine: Engine, checkpoint: str, prediction: str = "") -> dict[str, Choices]:
     """Every list, as it is at this moment; checkpoint and prediction decide what the model's own choices are."""
+    checkpoints = [(entry.name, entry.name) for entry in engine.library.checkpoints() if not entry.problem]
+    samplers, schedules = _labelled(engine.catalog.samplers), _labelled(engine.catalog.schedules)
     return {
         "checkpoint": [(_shown(entry), entry.name) for entry in engine.library.checkpoints()],
         "vae": [("Automatic", ""), *((entry.name, entry.name) for entry in engine.library.vaes())],
         "text_encoders": [
             (f"{entry.name} ({ENCODER_LABELS[entry.kind]})", entry.name) for entry in engine.library.text_encoders()
         ],
-        "refiner": [
-            ("None", ""),
-            *((entry.name, entry.name) for entry in engine.library.checkpoints() if not entry.problem),
-        ],
-        "sampler": [(_own_sampler(engine, checkpoint, prediction), ""), *_labelled(engine.catalog.samplers)],
-        "schedule": [("Automatic", ""), *_labelled(engine.catalog.schedules)],
+        "refiner": [("None", ""), *checkpoints],
+        "sampler": [(_own_sampler(engine, checkpoint, prediction), ""), *samplers],
+        "schedule": [("Automatic", ""), *schedules],
         "prediction": [
             (_own_prediction(engine, checkpoint), ""),
             *((label, kind.value) for kind, label in _PREDICTIONS.items()),
         ],
         "emphasis": _labelled(engine.catalog.emphasis_modes),
         "noise_source": _labelled(engine.catalog.noise_sources),
+        "init.upscaler": [("Lanczos", ""), *_RESAMPLING[1:]],
+        "hires.upscaler": [*_labelled(LATENT_UPSCALERS), *_RESAMPLING],
+        "hires.checkpoint": [(_AS_FIRST, ""), *checkpoints],
+        "hires.sampler": [(_AS_FIRST, ""), *samplers],
+        "hires.schedule": [(_AS_FIRST, ""), *schedules],
     }
 
 

@@ -8,7 +8,7 @@ from backend.engine.engine import Engine
 from backend.extensions.loaded import Extensions
 from ui.components.header import header
 from ui.tabs import extensions as extensions_tab
-from ui.tabs import lora, memory, merge, txt2img
+from ui.tabs import img2img, inpaint, lora, memory, merge, txt2img
 
 TITLE = "Emulsion"
 
@@ -18,8 +18,9 @@ def build_page(engine: Engine, extensions: Extensions) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         header(engine)
         with gr.Tabs(elem_id="em-tabs"):
-            with gr.Tab("txt2img", id="txt2img"):
-                txt2img.build(engine)
+            txt2img.build(engine)
+            img2img.build(engine)
+            inpaint.build(engine)
             lora.build(engine)
             merge.build()
             extensions_tab.build_extension_tabs(engine, extensions)

@@ -4,6 +4,7 @@ import { adapterRow } from "./adapter_row.js";
 import { isRow, newRow } from "./adapter_value.js";
 import { action, element } from "./elements.js";
 import { watchForm } from "./form.js";
+import { currentForm, formOf } from "./form_scope.js";
 import { layoutFor, loraNamed, readLoras, watchLoras } from "./lora_shelf.js";
 import { loraPicker } from "./lora_picker.js";
 import { firstFileOf, History } from "./merge_recipe.js";
@@ -12,9 +13,9 @@ import { promptTags } from "./prompt_tags.js";
 import { draggableRows } from "./row_order.js";
 
 const copyOf = (rows) => JSON.parse(JSON.stringify(rows ?? [])).filter(isRow);
-let receive = null; // adds a LoRA that another tab has chosen to the form
+const receivers = new Map(); // what adds a LoRA that another tab has chosen, by form
 
-addEventListener("emulsion:add-adapter", (event) => receive?.(event.detail ?? {}), true);
+addEventListener("emulsion:add-adapter", (event) => receivers.get(currentForm())?.(event.detail ?? {}), true);
 
 /**
  * host is emptied. onchange(rows, isSettled) is called at every change. tools: what stands beside the title.
@@ -160,17 +161,18 @@ export function mount({ element: frame, props, watch, send }) {
     event.preventDefault();
     step(event.shiftKey ? history.redo() : history.undo());
   });
-  receive = ({ name, strength }) => {
+  const form = formOf(frame);
+  receivers.set(form, ({ name, strength }) => {
     if (!name) return;
     field.add(name, Number.isFinite(strength) ? strength : undefined);
-    note(`${name} is added to the form of txt2img.`);
-  };
+    note(`${name} is added to the form of ${form}.`);
+  });
   watchForm((values) => {
     field.useCheckpoint(checkpointOf(values));
     if (values.prompt === prompt) return;
     prompt = values.prompt;
     tags.show(prompt);
-  });
+  }, form);
   watchLoras(() => tags.show(prompt));
   watch("value", () => {
     field.show(props.value);

@@ -1,6 +1,7 @@
 // Whether the job that the form describes would fit, asked for when what matters for it rests.
 
-import { watchForm } from "./form.js";
+import { requestOf, watchForm } from "./form.js";
+import { formOf } from "./form_scope.js";
 import { watchJobs } from "./jobs.js";
 import { ask } from "./server.js";
 
@@ -17,15 +18,17 @@ const MATTERS = [
   "guidance_scale",
   "use_ema",
   "exact_batches",
+  "init",
+  "hires",
+  "tiles",
 ];
-const isGiven = (value) => value !== null && value !== undefined && value !== "";
 
 export function mount({ element }) {
   const line = element.querySelector(".em-fit");
   let values = {};
   let asked = "";
   let timer = 0;
-  let request = null;
+  let asking = null;
   let wasBusy = false;
 
   const show = (kind, text) => {
@@ -36,7 +39,8 @@ export function mount({ element }) {
   };
 
   const look = async () => {
-    const body = Object.fromEntries(MATTERS.filter((name) => isGiven(values[name])).map((name) => [name, values[name]]));
+    const request = requestOf(values);
+    const body = Object.fromEntries(MATTERS.filter((name) => name in request).map((name) => [name, request[name]]));
     if (body.recipe) {
       try {
         body.recipe = JSON.parse(body.recipe);
@@ -47,11 +51,11 @@ export function mount({ element }) {
     const key = JSON.stringify(body);
     if (key === asked) return;
     asked = key;
-    request?.abort();
-    request = new AbortController();
+    asking?.abort();
+    asking = new AbortController();
     line.dataset.fit = "asking"; // what is told is of the form as it was
     try {
-      const report = await ask("api/v1/fit", body, { signal: request.signal });
+      const report = await ask("api/v1/fit", body, { signal: asking.signal });
       if (report.problem) show("problem", report.problem);
       else if (!report.fits) show("problem", report.text);
       else show(report.streamed ? "slower" : "yes", report.text);
@@ -70,7 +74,7 @@ export function mount({ element }) {
   watchForm((all) => {
     values = all;
     lookSoon();
-  });
+  }, formOf(element));
   watchJobs(({ jobs }) => {
     const isBusy = jobs.some((job) => job.state === "running");
     if (wasBusy && !isBusy) {

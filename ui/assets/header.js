@@ -3,7 +3,9 @@
 import { watchJobs } from "./jobs.js";
 import { followTheme, nextTheme } from "./theme.js";
 import "./attention_keys.js";
+import "./drag_between_tabs.js";
 import "./dropped_pictures.js";
+import "./generate_gate.js";
 import "./restart.js";
 import "./shortcuts.js";
 

@@ -3,6 +3,7 @@
 import { makeDocument } from "./mask_document.js";
 import { makeEditor } from "./mask_editor.js";
 import { makeSaving } from "./mask_saving.js";
+import { GoneError } from "./mask_pictures.js";
 import { makeSettings } from "./mask_settings.js";
 import { tellProblem } from "./messages.js";
 import { address } from "./server.js";
@@ -91,6 +92,10 @@ async function take(canvas, text, label = "") {
     await canvas.saving.load(text, label);
   } catch (error) {
     failed(error);
+    if (!(error instanceof GoneError || error instanceof SyntaxError)) return; // it may work the next time
+    canvas.wanted = "";
+    keep(canvas.id, "");
+    canvas.changed("");
   }
 }
 

@@ -202,7 +202,8 @@ export function makeEditor({ root, name, document: doc, settings, abilities, fai
   const panel = makePanel(editor);
   const moveEdges = abilities.borders ? makeEdges({ stage, document: doc, view }) : () => {};
   const hint = element("p", "em-canvas-hint", "Drop or paste a picture here");
-  empty.append(element("span", "em-canvas-mark", "", { "aria-hidden": "true" }), hint, element("button", "em-canvas-button em-canvas-open", "Open a picture", { type: "button", onclick: commands.open }));
+  const back = element("button", "em-canvas-button", "Bring the last picture back", { type: "button", onclick: () => editor.run("undo") });
+  empty.append(element("span", "em-canvas-mark", "", { "aria-hidden": "true" }), hint, element("button", "em-canvas-button em-canvas-open", "Open a picture", { type: "button", onclick: commands.open }), back);
   stage.append(empty);
   const foot = element("div", "em-canvas-foot");
   foot.append(facts, panel.actions);
@@ -213,6 +214,7 @@ export function makeEditor({ root, name, document: doc, settings, abilities, fai
 
   refresh = () => {
     root.dataset.empty = doc.content ? "no" : "yes";
+    back.hidden = !doc.canUndo();
     stage.dataset.layer = state.layer;
     panel.update();
     moveEdges();

@@ -63,7 +63,7 @@ export function makePanel(editor) {
 
   function check(label, read, write, hint = "") {
     const box = element("label", "em-canvas-check", "", { title: hint });
-    const input = element("input", "", "", { type: "checkbox", onchange: () => write(input.checked) });
+    const input = element("input", "em-canvas-tick", "", { type: "checkbox", onchange: () => write(input.checked) });
     box.append(input, element("span", "", label));
     follow(() => (input.checked = read()));
     return box;
@@ -153,15 +153,15 @@ export function makePanel(editor) {
   if (abilities.borders) actions.append(borderFields());
 
   function maskActions() {
-    const [box, reach] = count("Pixels to grow, shrink or feather by", { shown: "px", min: 1, max: MAX_REACH });
-    box.classList.add("em-canvas-reach");
+    const [box, reach] = count("Pixels to grow, shrink or feather by", { shown: "by", min: 1, max: MAX_REACH });
+    box.append(element("span", "em-canvas-unit", "px"));
     reach.addEventListener("change", () => reach.validity.valid && reach.value && settings.set({ reach: Math.round(reach.valueAsNumber) }));
     follow(() => (reach.value = settings.reach));
     const made = element("div", "em-canvas-row");
     made.append(
       group("Mask", button("Fill", () => editor.run("fill")), button("Clear", () => editor.run("clear")), button("Invert", () => editor.run("invert"), { title: "Invert (I)" })),
       group("Edges of the mask", button("Grow", () => editor.run("grow")), button("Shrink", () => editor.run("shrink")), button("Feather", () => editor.run("feather")), box),
-      group("Mask as a file", button("Load", () => editor.run("loadMask"), { "aria-label": "Load a mask" }), button("Save", () => editor.run("saveMask"), { "aria-label": "Save the mask" })),
+      group("Mask as a file", button("Load mask", () => editor.run("loadMask"), { title: "White, or what is opaque, is to change" }), button("Save mask", () => editor.run("saveMask"))),
     );
     return made;
   }

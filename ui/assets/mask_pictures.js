@@ -8,6 +8,9 @@ import { address, ask } from "./server.js";
 const AS_STORED = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
 const SMALLEST = 1024; // pixels on the longer side, of the smallest of the pictures that are made for small scales
 
+/** A picture that will not come back. */
+export class GoneError extends Error {}
+
 export const storedUrl = (hash) => address(`api/v1/pictures/${encodeURIComponent(hash)}`);
 
 /** Store a file as it is. Gives {sha256, width, height, has_alpha, url}. */
@@ -20,8 +23,8 @@ export const storeLayer = async (layer) => store(await encodePng(layer));
 export async function stored(hash) {
   const answer = await fetch(storedUrl(hash));
   if (answer.ok) return answer.blob();
-  if (answer.status === 404) throw new Error(`The picture ${hash.slice(0, 12)} is not stored here any more. Open its file again.`);
-  throw new Error(`The server answered ${answer.status} for the picture ${hash.slice(0, 12)}.`);
+  if (answer.status === 404) throw new GoneError(`the picture ${hash.slice(0, 12)} is not stored here any more. Open its file again.`);
+  throw new Error(`the server answered ${answer.status} for the picture ${hash.slice(0, 12)}.`);
 }
 
 /** The picture in a file, turned as its EXIF data say. */

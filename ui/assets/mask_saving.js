@@ -10,6 +10,8 @@ const PAUSE_MS = 250; // after the last stroke
 export function makeSaving({ document: doc, changed, failed }) {
   let timer = 0;
   let running = null; // a promise
+  let loading = Promise.resolve();
+  let loads = 0;
   let isStale = false;
   let text = "";
 
@@ -18,11 +20,16 @@ export function makeSaving({ document: doc, changed, failed }) {
   function later() {
     isStale = true;
     clearTimeout(timer);
-    timer = setTimeout(() => flush().catch(failed), PAUSE_MS);
+    timer = setTimeout(() => settle().catch(failed), PAUSE_MS);
   }
 
   /** Store what is not stored yet. Gives the value, which then is what one sees. */
   async function flush() {
+    await loading;
+    return settle();
+  }
+
+  async function settle() {
     clearTimeout(timer);
     while (isStale || running) {
       running ??= save().finally(() => (running = null));
@@ -46,6 +53,7 @@ export function makeSaving({ document: doc, changed, failed }) {
 
   async function namesOf(content) {
     content.hash ??= (await store(content.blob)).sha256;
+    content.blob = null;
     const mask = await maskName(content);
     const { width, height } = content;
     const { paint, flat } = await paintNames(content);
@@ -60,19 +68,25 @@ export function makeSaving({ document: doc, changed, failed }) {
     changed(text);
   }
 
+  async function load(next, label) {
+    const mine = ++loads;
+    const given = next ? JSON.parse(next) : {};
+    const content = given.picture ? await contentOf(given) : null;
+    if (mine !== loads) return;
+    doc.open(content, bordersOf(given.borders), label);
+    await settle();
+  }
+
   return {
     flush,
     get text() {
       return text;
     },
-    /** Take over a value from elsewhere: its pictures are fetched. */
-    async load(next, label = "") {
-      const given = next ? JSON.parse(next) : {};
-      const content = given.picture ? await contentOf(given) : null;
-      doc.open(content, bordersOf(given.borders), label);
-      if (content) await flush();
-      else tell("");
-      clearTimeout(timer);
+    /** Take over a value from elsewhere: its pictures are fetched. Of several at once the last one counts. */
+    load(next, label = "") {
+      const task = load(next, label);
+      loading = task.catch(() => {}); // whoever asked is told
+      return task;
     },
   };
 }
@@ -106,7 +120,7 @@ async function contentOf({ picture, mask, base, paint }) {
   const hash = base ?? picture;
   const blob = await stored(hash);
   const bitmap = await decode(blob, "The stored picture");
-  const content = makeContent({ bitmap, levels: await levelsOf(bitmap), blob, hash });
+  const content = makeContent({ bitmap, levels: await levelsOf(bitmap), hash });
   if (mask) {
     content.mask = maskFrom(await decode(await stored(mask), "The stored mask"), bitmap.width, bitmap.height);
     content.stored.mask = { version: 0, hash: mask };

@@ -1,5 +1,6 @@
 // A, the merge and B from one prompt and one seed, and two of them over one another with a line to drag.
 
+import { dividedPictures } from "./divided_pictures.js";
 import { element } from "./elements.js";
 import { requestOf } from "./form.js";
 import { cancel, watchJobs } from "./jobs.js";
@@ -142,10 +143,7 @@ function place(label) {
 /** Two pictures over one another. */
 function comparison() {
   const box = element("div", "em-compare", "", { hidden: true });
-  const [under, over] = [element("img", "", "", { alt: "" }), element("img", "em-over", "", { alt: "" })];
-  const line = element("input", "em-divider", "", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Divider between the two pictures" });
-  const move = () => box.style.setProperty("--em-divide", `${line.value}%`);
-  line.addEventListener("input", move);
+  const divided = dividedPictures();
   const names = ["A", "Merge", "B"];
   let pictures = [];
   const pick = (start) => {
@@ -158,16 +156,12 @@ function comparison() {
   const [left, right] = [pick(0), pick(1)];
   const head = element("div", "em-compare-head");
   head.append(left, element("span", "em-quiet", "against"), right);
-  const stage = element("div", "em-compare-stage");
-  stage.append(under, over, line);
-  box.append(head, stage);
-  move();
+  box.append(head, divided.stage);
 
   function draw() {
     const [first, second] = [pictures[left.value], pictures[right.value]];
-    stage.hidden = !first || !second;
-    if (first) over.src = address(first.url);
-    if (second) under.src = address(second.url);
+    divided.stage.hidden = !first || !second;
+    if (first && second) divided.show(address(first.url), address(second.url));
   }
 
   return {

@@ -52,7 +52,7 @@ export function mount({ element, props, watch, send }) {
   for (const button of element.querySelectorAll(".em-step")) {
     button.addEventListener("click", () => step(Number(button.dataset.by)));
   }
-  watchModel(({ values, steps, has }) => {
+  watchModel(element, ({ values, steps, has }) => {
     if (onlyWith) frame.hidden = !has.has(onlyWith);
     if (field in steps) size = number.step = slider.step = steps[field];
     if (!canBeEmpty) return;

@@ -2,23 +2,30 @@
 
 import { bytes } from "./bytes.js";
 import { copyText } from "./clipboard.js";
-import { fillForm } from "./form.js";
+import { openComparison } from "./compare_lightbox.js";
+import { requestText, seedOf } from "./exact_seed.js";
+import { fillForm, formValues, partOf } from "./form.js";
 import { cancel, watchJobs } from "./jobs.js";
 import { openLightbox } from "./lightbox.js";
 import { note, tellNotice, tellProblem } from "./messages.js";
+import { offerPlace } from "./results_place.js";
 import { useSeed } from "./seed_field.js";
-import { pick, pickedUrl, setShown, shownSeed, watchSelection } from "./selection.js";
-import { address } from "./server.js";
+import { followNewest, pick, pickedUrl, setShown, shownSeed, watchSelection } from "./selection.js";
+import { sendPicture } from "./sent_pictures.js";
+import { address, ask } from "./server.js";
+import { hasTab } from "./tabs.js";
 
 const MAX_THUMBNAILS = 60;
 const NARROW = matchMedia("(max-width: 980px)"); // as in 30-layout.css
 const MAX_ENLARGED = 4; // screen pixels per picture pixel: small models make small pictures
 
 export function mount({ element }) {
-  const find = (name) => element.querySelector(`.em-${name}`);
+  const panel = element.querySelector(".em-results"); // it is carried to the tab that is open
+  const find = (name) => panel.querySelector(`.em-${name}`);
   const stage = stageIn(find);
   const strip = stripIn(find("strip"));
   const told = new Map(); // id -> what has been said about the job
+  let compared = null; // the first of two pictures that are to be compared
   let pictures = [];
   let jobs = [];
 
@@ -41,16 +48,40 @@ export function mount({ element }) {
     for (const job of news) tellAbout(job, told);
     render();
   });
-  watchSelection(render);
+  watchSelection(() => {
+    render();
+    const other = pictures.find(({ url }) => url === pickedUrl());
+    if (compared && other && other.url !== compared.url) finishComparison(other);
+  });
 
   const enlarge = () => {
     const index = pictures.findIndex(({ url }) => url === stage.url());
     if (index >= 0) openLightbox(pictures, index, pick);
   };
   find("picture-button").addEventListener("click", enlarge);
+  draggable(find("picture-button"), stage.url);
   find("strip").addEventListener("dblclick", enlarge);
 
+  function compare(picture) {
+    const isOff = compared !== null;
+    compared = isOff ? null : picture;
+    find("actions").querySelector("[data-do=compare]").setAttribute("aria-pressed", String(!isOff));
+    if (!isOff) note("Choose the other picture.");
+  }
+
+  function finishComparison(other) {
+    const first = compared;
+    compare(first);
+    openComparison(first, other);
+  }
+
   const actions = {
+    again: (picture) => submit(picture.job.request, seedOf(picture.job.images[0])),
+    hires: (picture) => submit(hiresRequest(picture), seedOf(picture)),
+    compare,
+    img2img: ({ url }) => sendPicture(url, "img2img"),
+    inpaint: ({ url }) => sendPicture(url, "inpaint"),
+    extras: ({ url }) => sendPicture(url, "extras"),
     settings: (picture) => fillForm(picture.infotext),
     seed: () => {
       useSeed(shownSeed());
@@ -61,6 +92,10 @@ export function mount({ element }) {
       note("Infotext copied.");
     },
   };
+  for (const target of ["img2img", "inpaint", "extras"]) {
+    find("actions").querySelector(`[data-do=${target}]`).hidden = !hasTab(target);
+  }
+  offerPlace(panel.parentElement);
   find("actions").addEventListener("click", (event) => {
     const picture = pictures.find(({ url }) => url === stage.url());
     const action = actions[event.target.closest("[data-do]")?.dataset.do];
@@ -70,12 +105,23 @@ export function mount({ element }) {
 
 /** Bring the panel into view where it lies below the form. */
 export function revealResults() {
-  if (NARROW.matches) document.querySelector("#em-results")?.scrollIntoView({ behavior: "smooth" });
+  if (NARROW.matches) document.querySelector(".em-results")?.scrollIntoView({ behavior: "smooth" });
 }
 
 /** Newest first. */
 function picturesOf(jobs) {
-  return jobs.flatMap((job) => job.images.map((image) => ({ ...image, prompt: job.request.prompt }))).reverse();
+  return jobs.flatMap((job) => job.images.map((image) => ({ ...image, job, prompt: job.request.prompt }))).reverse();
+}
+
+/** Put a request into the queue as it is, with a seed in digits. */
+async function submit(request, seed) {
+  await ask("api/v1/jobs", {}, { body: requestText(request, seed) });
+  followNewest();
+}
+
+/** What makes this picture alone again, with the second pass as the open form has it. */
+function hiresRequest({ job }) {
+  return { ...job.request, batch_size: 1, batch_count: 1, hires: partOf("hires", formValues() ?? {}) };
 }
 
 function tellAbout(job, told) {
@@ -192,7 +238,17 @@ function thumbnail(picture) {
   image.src = address(picture.thumbnail);
   button.append(image);
   button.addEventListener("click", () => pick(picture.url));
+  draggable(button, () => picture.url);
   return button;
+}
+
+/** Dragging the element carries the address of a picture. */
+function draggable(element, urlOf) {
+  element.draggable = true;
+  element.addEventListener("dragstart", ({ dataTransfer }) => {
+    dataTransfer.setData("text/uri-list", address(urlOf()));
+    dataTransfer.effectAllowed = "copy";
+  });
 }
 
 function showDetails(find, picture) {

@@ -1,12 +1,13 @@
 // The seed as text: a number above 2**53 would be rounded.
 
-import { shownSeed } from "./selection.js";
+import { currentForm, formOf } from "./form_scope.js";
 import { note } from "./messages.js";
+import { shownSeed } from "./selection.js";
 
-let setSeed = null;
+const fields = new Map(); // what sets the seed of each form
 
-/** Put a seed into the field. */
-export const useSeed = (seed) => setSeed?.(seed);
+/** Put a seed into the form that can be seen. */
+export const useSeed = (seed) => fields.get(currentForm())?.(seed);
 
 export function mount({ element, props, watch, send }) {
   const input = element.querySelector("input");
@@ -17,11 +18,12 @@ export function mount({ element, props, watch, send }) {
     element.classList.toggle("em-follows-model", text === "");
   };
 
-  setSeed = (seed) => {
+  const setSeed = (seed) => {
     props.value = seed;
     show();
     send.change();
   };
+  fields.set(formOf(element), setSeed);
 
   input.addEventListener("input", () => {
     props.value = input.value.trim();

@@ -1,5 +1,7 @@
 // Which picture is looked at. Nothing picked means the newest thing there is: a preview while a job runs.
 
+import { seedOf } from "./exact_seed.js";
+
 const watchers = new Set();
 let picked = null; // address of a picture
 let shown = null; // the picture on the stage
@@ -23,10 +25,10 @@ export function setShown(picture) {
   shown = picture;
 }
 
+/** The picture on the stage, as jobs have it; null when there is none. */
+export const shownPicture = () => shown;
+
 /** Seed of the picture on the stage as text, null when there is none. */
 export function shownSeed() {
-  if (!shown) return null;
-  // The number has been through JSON, which rounds it above 2**53; the infotext has every digit.
-  const exact = /(?:^|, )Seed: (\d+)/.exec(shown.infotext.split("\n").at(-1));
-  return exact ? exact[1] : String(shown.seed);
+  return shown && seedOf(shown);
 }

@@ -18,6 +18,15 @@ export async function ask(path, body, options = {}) {
   return answer.json();
 }
 
+/**
+ * Keep a picture for jobs to begin with, and get {sha256, width, height, url, ...}. picture: a file, or the address of a
+ * picture that was made here.
+ */
+export async function storePicture(picture) {
+  if (typeof picture === "string") return ask("api/v1/pictures/from-output", { url: picture });
+  return ask("api/v1/pictures", picture, { body: picture, headers: { "Content-Type": "application/octet-stream" } });
+}
+
 /** The infotext inside a picture, "" when there is none. */
 export async function readInfotext(file) {
   return (await readTexts(file)).info;

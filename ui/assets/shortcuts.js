@@ -1,15 +1,15 @@
 // Ctrl+Enter generates, Esc cancels, Alt+1 to Alt+9 change the tab, arrow keys move between tabs.
 
 import { cancelCurrent } from "./jobs.js";
+import { tabsShown } from "./tabs.js";
 
 const isVisible = (element) => element.offsetParent !== null;
-const tabs = () => [...document.querySelectorAll("#em-tabs [role=tablist] [role=tab]")].filter(isVisible);
 
 document.addEventListener("keydown", (event) => {
   const isCommand = event.ctrlKey || event.metaKey;
   if (isCommand && event.key === "Enter") generate(event);
   else if (event.key === "Escape") escape(event);
-  else if (event.altKey && /^[1-9]$/.test(event.key)) open(event, tabs()[Number(event.key) - 1]);
+  else if (event.altKey && /^[1-9]$/.test(event.key)) open(event, tabsShown()[Number(event.key) - 1]);
   else if (event.target.getAttribute?.("role") === "tab") moveBetweenTabs(event);
 });
 
@@ -27,7 +27,7 @@ function escape(event) {
 }
 
 function moveBetweenTabs(event) {
-  const all = tabs();
+  const all = tabsShown();
   const at = all.indexOf(event.target);
   const next = {
     ArrowRight: all[(at + 1) % all.length],

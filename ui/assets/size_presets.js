@@ -14,8 +14,8 @@ const RATIOS = [
 
 export function mount({ element, props, send }) {
   const group = element.querySelector(".em-shapes");
-  watchModel(({ values, steps }) => {
-    group.replaceChildren(...RATIOS.map((ratio) => button(ratio, values.width ?? 512, steps.width ?? 8)));
+  watchModel(element, ({ native, steps }) => {
+    group.replaceChildren(...RATIOS.map((ratio) => button(ratio, native ?? 512, steps.width ?? 8)));
   });
 
   function button(ratio, native, step) {

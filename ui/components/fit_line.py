@@ -15,5 +15,5 @@ def fit_line() -> gr.HTML:
         html_template='<p class="em-fit" role="status" hidden></p>',
         js_on_load=mounts("fit_line.js"),
         apply_default_css=False,
-        elem_id="em-fit",
+        elem_classes=["em-fit-block"],
     )

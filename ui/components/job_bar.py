@@ -21,6 +21,6 @@ def job_bar() -> None:
         html_template=_TEMPLATE,
         js_on_load=mounts("job_bar.js"),
         apply_default_css=False,
-        elem_id="em-job-bar",
+        elem_classes=["em-job-bar-block"],
         min_width=120,
     )

@@ -6,6 +6,7 @@ from html import escape
 
 import gradio as gr
 
+from ui.element_ids import element_id
 from ui.scripts import mounts
 
 _RESET = '<button type="button" class="em-reset" hidden title="{title}" aria-label="{title}: {label}"></button>'
@@ -26,6 +27,7 @@ def number_field(
     name: str,
     label: str,
     *,
+    form: str = "",
     minimum: float,
     maximum: float,
     step: float,
@@ -38,13 +40,14 @@ def number_field(
 ) -> gr.HTML:
     """A field whose value is a number, or None where the model decides.
 
+    form: the one that the field is a part of.
     minimum, maximum: what may be typed; slider: the part of it that the slider covers, without which there are buttons.
     value: None makes a field that can be empty; it then shows what the model's default for `name` is.
     when_empty: what it shows in place of a default that the model does not have.
     only_with: what a model must have for the field to be there at all (see model_defaults.js).
     hint: a sentence below the field. is_wide: the field takes a line of its own.
     """
-    field_id = f"field-{name.replace('_', '-')}"
+    field_id = element_id("field", form, name)
     title = "Back to the model's default" if when_empty == "model" else "Empty this field"
     reset = _RESET.format(title=escape(title), label=escape(label)) if value is None else ""
     number = _NUMBER.format(

@@ -8,6 +8,7 @@ import gradio as gr
 
 from backend.engine.engine import Engine
 from backend.field_checks import MAX_PROMPT_BYTES
+from ui.element_ids import element_id
 from ui.scripts import calls, mounts
 
 _COUNTER = '<output class="em-tokens" aria-label="{label}: tokens"></output>'
@@ -18,7 +19,7 @@ class PromptFields(NamedTuple):
     negative_prompt: gr.Textbox
 
 
-def prompt_box(engine: Engine) -> PromptFields:
+def prompt_box(engine: Engine, form: str) -> PromptFields:
     """Both prompts. A picture or an infotext that is dropped on the first, or pasted, fills the form."""
 
     def count_tokens(text: object) -> list[int]:
@@ -27,7 +28,7 @@ def prompt_box(engine: Engine) -> PromptFields:
         return [count.tokens, count.limit]
 
     def box(name: str, label: str, lines: int, placeholder: str) -> gr.Textbox:
-        with gr.Column(elem_classes=["em-prompt-box"], elem_id=f"box-{name.replace('_', '-')}", min_width=120):
+        with gr.Column(elem_classes=["em-prompt-box"], elem_id=element_id("box", form, name), min_width=120):
             text = gr.Textbox(
                 label=label,
                 lines=lines,

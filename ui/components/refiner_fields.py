@@ -17,12 +17,13 @@ class RefinerFields(NamedTuple):
     refiner_switch_timestep: gr.HTML
 
 
-def refiner_fields(choices: dict[str, Choices]) -> RefinerFields:
+def refiner_fields(form: str, choices: dict[str, Choices]) -> RefinerFields:
     refiner = gr.Dropdown(choices["refiner"], value="", label="Refiner checkpoint", min_width=160)
     with gr.Row():
         switch = number_field(
             "refiner_switch",
             "Switch at",
+            form=form,
             minimum=0,
             maximum=1,
             step=0.05,
@@ -33,6 +34,7 @@ def refiner_fields(choices: dict[str, Choices]) -> RefinerFields:
         timestep = number_field(
             "refiner_switch_timestep",
             "Switch timestep",
+            form=form,
             minimum=0,
             maximum=999,
             step=1,

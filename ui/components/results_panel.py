@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ui.element_ids import FIRST_FORM
 from ui.scripts import mounts
 
 _TEMPLATE = """
@@ -34,8 +35,17 @@ _TEMPLATE = """
   <div class="em-strip" role="listbox" aria-label="Pictures" aria-orientation="horizontal" hidden></div>
   <div class="em-details" hidden>
     <div class="em-actions">
+      <button type="button" class="em-action" data-do="again"
+        title="The same job once more: the same files on the same device">Make again</button>
       <button type="button" class="em-action" data-do="settings">Use settings</button>
       <button type="button" class="em-action" data-do="seed">Use seed</button>
+      <button type="button" class="em-action" data-do="img2img" hidden>To img2img</button>
+      <button type="button" class="em-action" data-do="inpaint" hidden>To inpaint</button>
+      <button type="button" class="em-action" data-do="extras" hidden>To extras</button>
+      <button type="button" class="em-action" data-do="hires"
+        title="Make this picture again, enlarged as the form's hires fix says">Hires this picture</button>
+      <button type="button" class="em-action" data-do="compare" aria-pressed="false"
+        title="Lay another picture over this one">Compare</button>
       <button type="button" class="em-action" data-do="copy">Copy infotext</button>
       <a class="em-action" data-do="download" download>Download</a>
     </div>
@@ -45,12 +55,14 @@ _TEMPLATE = """
 """
 
 
-def results_panel() -> None:
+def results_place(form: str) -> None:
+    """Where the panel stands in the tab of `form`. There is one panel, which is carried to the tab that is open."""
+    is_first = form == FIRST_FORM
     gr.HTML(
         value=None,
         label="Results",
-        html_template=_TEMPLATE,
-        js_on_load=mounts("results.js"),
+        html_template=_TEMPLATE if is_first else '<div class="em-results-place"></div>',
+        js_on_load=mounts("results.js" if is_first else "results_place.js"),
         apply_default_css=False,
-        elem_id="em-results",
+        elem_classes=["em-results-block"],
     )

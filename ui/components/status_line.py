@@ -28,7 +28,7 @@ def status_line() -> gr.HTML:
         html_template=_TEMPLATE,
         js_on_load=mounts("status_line.js"),
         apply_default_css=False,
-        elem_id="em-status",
+        elem_classes=["em-status-block"],
     )
 
 
