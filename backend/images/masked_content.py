@@ -8,6 +8,7 @@ made on, which nobody can tell under the autoencoder.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,20 +28,8 @@ class _Layer(NamedTuple):
 
 # A1111's (radius, repetitions) but for (0, 1), which is the picture itself.
 _LAYERS = (_Layer(256, 1, 64), _Layer(64, 1, 16), _Layer(16, 2, 4), _Layer(4, 4, 4), _Layer(2, 2, 4))
+_FINEST = 4  # reducing to this and enlarging again is the narrowest blur
 _LEAST_SHARE = 1e-6  # of a pixel that is kept: below this its colour is rounding
-
-
-class _Kept(NamedTuple):
-    """A picture without its masked part, reduced."""
-
-    colours: Image.Image  # RGB, multiplied with the shares
-    shares: Image.Image  # L: how much of a pixel is not masked
-
-    def reduced(self, factor: int) -> _Kept:
-        return _Kept(self.colours.reduce(factor), self.shares.reduce(factor))
-
-    def crop(self, box: Box) -> _Kept:
-        return _Kept(self.colours.crop(box), self.shares.crop(box))
 
 
 def filled(picture: Image.Image, mask: Image.Image) -> Image.Image:
@@ -54,39 +43,53 @@ def filled(picture: Image.Image, mask: Image.Image) -> Image.Image:
     box, hidden = Box(*found), mask.crop(found)
     kept = picture.copy()
     kept.paste((0, 0, 0), box, hidden)
-    pyramid = _pyramid(_Kept(kept, ImageChops.invert(mask)))
+    pyramid = _pyramid(kept, ImageChops.invert(mask))
+    ground = _mean_colour(pyramid[_FINEST]) or _rounded(ImageStat.Stat(picture).mean)
     result = picture.copy()
-    result.paste(_surroundings(pyramid, _mean_colour(picture, pyramid[16]), box), box, hidden)
+    result.paste(_surroundings(pyramid, ground, box), box, hidden)
     return result
 
 
-def _pyramid(kept: _Kept) -> dict[int, _Kept]:
-    """By reduction."""
-    levels, finer = dict[int, _Kept](), 1
-    for reduction in sorted({layer.reduction for layer in _LAYERS}):
-        kept = levels[reduction] = kept.reduced(reduction // finer)
+def _pyramid(kept: Image.Image, shares: Image.Image) -> dict[int, Floats]:
+    """By reduction, [4, h, w] of 0..255: colours multiplied with the share of a pixel that is kept, and this share."""
+    planes = [np.asarray(plane.reduce(_FINEST)) for plane in (*kept.split(), shares)]
+    levels, finer = {_FINEST: np.stack(planes).astype(np.float32)}, _FINEST
+    for reduction in sorted({layer.reduction for layer in _LAYERS} - {_FINEST}):
+        levels[reduction] = _reduced(levels[finer], reduction // finer)
         finer = reduction
     return levels
 
 
-def _mean_colour(picture: Image.Image, kept: _Kept) -> tuple[int, int, int]:
-    """Of what is kept: where even the widest blur does not reach."""
-    shares = ImageStat.Stat(kept.shares).sum[0] / 255
-    sums = ImageStat.Stat(kept.colours).sum if shares else ImageStat.Stat(picture).mean
-    red, green, blue = (min(255, round(value / (shares or 1))) for value in sums)
+def _reduced(values: Floats, factor: int) -> Floats:
+    """[..., H, W] as the means of squares, of less at the right and at the bottom."""
+    for axis in (-2, -1):
+        starts = np.arange(0, values.shape[axis], factor)
+        counts = np.diff(starts, append=values.shape[axis]).astype(np.float32)
+        values = np.add.reduceat(values, starts, axis) / (counts[:, None] if axis == -2 else counts)
+    return values
+
+
+def _mean_colour(kept: Floats) -> tuple[int, int, int] | None:
+    """Of what is kept, where even the widest blur does not reach; None if nothing is."""
+    *colours, share = kept.sum(axis=(1, 2), dtype=np.float64)
+    return _rounded([255 * colour / share for colour in colours]) if share else None
+
+
+def _rounded(colour: Sequence[float]) -> tuple[int, int, int]:
+    red, green, blue = (min(255, round(level)) for level in colour)
     return red, green, blue
 
 
-def _surroundings(pyramid: dict[int, _Kept], ground: tuple[int, int, int], box: Box) -> Image.Image:
+def _surroundings(pyramid: dict[int, Floats], ground: tuple[int, int, int], box: Box) -> Image.Image:
     """All layers, one above the other; the part `box` of them."""
     reduction = max(pyramid)
-    window = Box(0, 0, *pyramid[reduction].shares.size)
-    below = Image.new("RGB", pyramid[reduction].shares.size, ground)
+    height, width = pyramid[reduction].shape[1:]
+    window, below = Box(0, 0, width, height), Image.new("RGB", (width, height), ground)
     for layer in _LAYERS:
         kept = pyramid[layer.reduction]
-        part = _reach(box, layer, kept.shares.size)
+        part = _reach(box, layer, (kept.shape[2], kept.shape[1]))
         below = _enlarged(below, window, reduction // layer.reduction, part)
-        below = _laid_over(below, kept.crop(part), layer)
+        below = _laid_over(below, kept[:, part.top : part.bottom, part.left : part.right], layer)
         window, reduction = part, layer.reduction
     return _enlarged(below, window, reduction, box)
 
@@ -102,12 +105,11 @@ def _reach(box: Box, layer: _Layer, size: tuple[int, int]) -> Box:
     )
 
 
-def _laid_over(below: Image.Image, kept: _Kept, layer: _Layer) -> Image.Image:
-    planes = np.stack([np.asarray(plane) for plane in (*kept.colours.split(), kept.shares)]).astype(np.float32)
+def _laid_over(below: Image.Image, kept: Floats, layer: _Layer) -> Image.Image:
     # Reducing and enlarging again blur too, by the variance reduction**2 / 4: see masks.py.
     sigma = math.sqrt(layer.sigma**2 - layer.reduction**2 / 4) / layer.reduction
-    *colours, share = gaussian.blurred(planes, sigma)  # each [h, w]
-    share /= 255
+    *colours, alpha = gaussian.blurred(kept, sigma)  # each [h, w]
+    share = alpha / 255
     opacity = 1 - (1 - share) ** layer.repetitions
     weight = opacity / np.maximum(share, _LEAST_SHARE)
     levels = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,20 +19,35 @@ def regions(mask: Image.Image, limit: int = 64) -> tuple[Box, ...]:
 
     Pixels that touch at a corner are connected. Parts are compared by their pixels, equal ones from the top down.
     """
+    return tuple(_box(runs) for runs in _parts(mask, limit))
+
+
+def parts(mask: Image.Image, limit: int = 64) -> Iterator[Image.Image]:
+    """The same parts as masks of the size of `mask`, each 255 in one of them."""
+    for runs in _parts(mask, limit):
+        box = _box(runs)
+        inside = np.zeros((box.height, box.width + 1), np.int8)
+        np.add.at(inside, (runs.rows - box.top, runs.starts - box.left), 1)
+        np.add.at(inside, (runs.rows - box.top, runs.stops - box.left), -1)
+        part = Image.new("L", mask.size)
+        part.paste(Image.fromarray((255 * np.cumsum(inside, axis=1)[:, :-1]).astype(np.uint8)), box[:2])
+        yield part
+
+
+def _box(runs: _Runs) -> Box:
+    return Box(int(runs.starts.min()), int(runs.rows[0]), int(runs.stops.max()), int(runs.rows[-1]) + 1)
+
+
+def _parts(mask: Image.Image, limit: int) -> Iterator[_Runs]:
+    """The runs of each connected part."""
     runs = _runs(np.asarray(mask) > 0)
-    if not len(runs.rows):
-        return ()
-    roots, part = np.unique(_labels(len(runs.rows), *_touching(runs, mask.width)), return_inverse=True)
-    count = len(roots)
-    areas = np.bincount(part, runs.stops - runs.starts, count)
-    left, top = np.full(count, mask.width), np.full(count, mask.height)
-    right, bottom = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    np.minimum.at(left, part, runs.starts)
-    np.maximum.at(right, part, runs.stops)
-    np.minimum.at(top, part, runs.rows)
-    np.maximum.at(bottom, part, runs.rows + 1)
-    order = np.argsort(-areas, kind="stable")[:limit]
-    return tuple(Box(int(left[k]), int(top[k]), int(right[k]), int(bottom[k])) for k in order)
+    _, part = np.unique(_labels(len(runs.rows), *_touching(runs, mask.width)), return_inverse=True)
+    order = np.argsort(part, kind="stable")
+    ends = np.cumsum(np.bincount(part))
+    areas = np.bincount(part, runs.stops - runs.starts)
+    for index in np.argsort(-areas, kind="stable")[:limit]:
+        own = order[ends[index - 1] if index else 0 : ends[index]]
+        yield _Runs(runs.rows[own], runs.starts[own], runs.stops[own])
 
 
 class _Runs(NamedTuple):
