@@ -17,6 +17,11 @@ from backend.adapters.report import AdapterReport
 from backend.diffusion.latent_upscaling import LatentUpscaler
 from backend.engine.adapted_model import AdaptableModel
 from backend.engine.adapter_rows import ResolvedAdapters, adapter_notices, plan_adapters, resolve_adapters
+from backend.engine.batch_items import BatchItems
+from backend.engine.batch_request import BatchRequest
+from backend.engine.board import Board
+from backend.engine.board_store import BoardStore
+from backend.engine.boards import Boards, JobQueue
 from backend.engine.catalog import Catalog
 from backend.engine.components import (
     ChosenEncoders,
@@ -46,8 +51,8 @@ from backend.engine.merge_request import MergeRequest
 from backend.engine.models import ModelFacts, Models
 from backend.engine.outputs import Outputs
 from backend.engine.picture_store import PictureStore, StoreSize, hashes_in
+from backend.engine.plot_cells import with_seeds
 from backend.engine.plot_request import PlotRequest
-from backend.engine.plots import JobQueue, Plot, Plots
 from backend.engine.preferences import Preferences, changed, load_preferences, save_preferences
 from backend.engine.publisher import Observer, Publisher
 from backend.engine.recipe_history import RecipeHistory
@@ -80,6 +85,7 @@ from backend.text.emphasis import parse_emphasis
 from backend.text.network_tags import read_tags
 from backend.weights.hashing import HashCache
 
+_KEPT_FREE = 50  # places in the queue that boards leave to others
 _LARGEST_DRAWN_SEED = 2**32 - 2  # what other programs draw from, so that their users' seeds look alike
 
 
@@ -119,6 +125,7 @@ class Engine:
         library: Library,
         journal: Journal,
         publisher: Publisher,
+        boards: BoardStore,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
@@ -160,13 +167,21 @@ class Engine:
             self.free_memory,
         )
         self._take_up_journal()
-        self.plots = Plots(
-            settings.data_dir / "plots",
-            JobQueue(lambda request: self._queue(request).id, self.job, self.cancel, outputs.save),
+        self.boards = Boards(
+            boards,
+            JobQueue(
+                submit=lambda request: self._queue(request).id,
+                check=self._planned,
+                room=lambda: MAX_QUEUED - _KEPT_FREE - self._jobs.num_queued(),
+                job=self.job,
+                cancel=self.cancel,
+                save_grid=outputs.save,
+                keep_picture=self._keep_picture,
+            ),
             catalog.rules,
+            BatchItems(catalog, self._keep_picture, self.pictures.data),
         )
-        self.plots.take_up()
-        publisher.subscribe(self.plots.hear)
+        publisher.subscribe(self.boards.hear)
         self._worker = threading.Thread(target=self._runner.run_until_closed, name="worker", daemon=True)
 
     @classmethod
@@ -184,13 +199,17 @@ class Engine:
             lora_dirs=settings.lora_dirs, recipe_dirs=settings.recipe_dirs,
         )  # fmt: skip
         journal = Journal.open(settings.data_dir / "jobs.sqlite") if persistent else Journal.in_memory()
-        engine = cls(settings, catalog, library, journal, Publisher())
+        boards = BoardStore.open(settings.data_dir / "boards.sqlite") if persistent else BoardStore.in_memory()
+        if persistent:
+            boards.take_in(settings.data_dir / "plots")
+        engine = cls(settings, catalog, library, journal, Publisher(), boards)
         if start:
             engine.start()
         return engine
 
     def start(self) -> None:
         """Begin to work off the queue. Once only."""
+        self.boards.take_up()
         self._worker.start()
         self._idle.start()
 
@@ -219,18 +238,37 @@ class Engine:
             self._publisher.publish(JobQueued(job_id=view.id))
         return view
 
-    def submit_plot(self, plot: PlotRequest) -> Plot:
-        """Queue the pictures of a plot, all with one seed. Raises as `submit` does."""
-        if self._jobs.num_queued() + plot.num_cells > MAX_QUEUED:
-            raise RequestError("queue", f"{MAX_QUEUED} jobs can wait, and this plot has {plot.num_cells}; cancel some")
-        request = _with_seed(plot.request)
-        if request.recipe is None:
-            entry = self.checkpoint(request.checkpoint)
-            request = dataclasses.replace(request, checkpoint=entry.name, recipe=entry.recipe)
-        submitted = self.plots.submit(dataclasses.replace(plot, request=request))
+    def submit_plot(self, plot: PlotRequest) -> Board:
+        """Queue the pictures of a plot, all with one seed. Raises RequestError, which names the axis, or as `submit`.
+
+        What only fails together with values of other axes fails as a cell.
+        """
+        plot = dataclasses.replace(plot, request=self._settled(plot.request))
+        board = self.boards.submit_plot(with_seeds(plot, _drawn_seed))
+        if plot.request.recipe is not None:
+            self.history.add(plot.request.recipe)  # once, and not with the numbers of every cell
+        return board
+
+    def submit_batch(self, batch: BatchRequest) -> Board:
+        """Queue a picture for each item of a folder, or for each uploaded picture, all with one seed.
+
+        An item that is broken fails alone. Raises as `submit` does.
+        """
+        return self.boards.submit_batch(dataclasses.replace(batch, request=self._settled(batch.request)))
+
+    def _settled(self, request: GenerationRequest) -> GenerationRequest:
+        """With one seed, and with the model that it means now. Raises as `submit` does."""
+        request = _with_seed(request)
         if request.recipe is not None:
-            self.history.add(request.recipe)  # once, and not with the numbers of every cell
-        return submitted
+            return request
+        entry = self.checkpoint(request.checkpoint)
+        return dataclasses.replace(request, checkpoint=entry.name, recipe=entry.recipe)
+
+    def _planned(self, request: GenerationRequest) -> GenerationPlan:
+        return self.plan(_with_seed(request))
+
+    def _keep_picture(self, data: bytes, name: str) -> str:
+        return self.pictures.add(data, name).sha256
 
     def cancel(self, job_id: str) -> None:
         """End a queued or running job; no effect on one that has ended. Raises UnknownName."""
@@ -337,7 +375,9 @@ class Engine:
 
         Raises RequestError, UnknownName, UnknownPicture, FileError.
         """
-        self.pictures.require(hashes_in(request.to_mapping()))
+        # Weight files are named by hashes, too.
+        others = dataclasses.replace(request, recipe=None, adapters=(), name_hashes=())
+        self.pictures.require(hashes_in(others.to_mapping()))
         plan = self._plan_first(request)
         notices = list(plan.notices)
         if request.hires is not None:
@@ -408,7 +448,7 @@ class Engine:
     def remove_unused_pictures(self) -> StoreSize:
         """Forget stored pictures that no job and no plot names, but for those of the last hour. Raises OutputError."""
         requests = [view.request.to_mapping() for view in self.jobs()]
-        requests += [plot.request.to_mapping() for plot in self.plots.all()]
+        requests += [board.request.to_mapping() for board in self.boards.all()]
         return self.pictures.remove_unused(hashes_in(requests))
 
     def memory(self) -> MemoryReport:
@@ -447,6 +487,7 @@ class Engine:
         if self._worker.is_alive() and (view := self._jobs.running()) is not None:
             self._journal.put_back(view.id)
         self._journal.close()
+        self.boards.close()
 
     @property
     def _preferences_file(self) -> Path:
@@ -627,7 +668,11 @@ def _with_seed(request: GenerationRequest) -> GenerationRequest:
     """The request with a seed that is drawn if none was chosen."""
     if request.seed != RANDOM_SEED:
         return request
-    return dataclasses.replace(request, seed=random.SystemRandom().randint(0, _LARGEST_DRAWN_SEED))
+    return dataclasses.replace(request, seed=_drawn_seed())
+
+
+def _drawn_seed() -> int:
+    return random.SystemRandom().randint(0, _LARGEST_DRAWN_SEED)
 
 
 def _said_by(settings: Settings) -> dict[str, Any]:

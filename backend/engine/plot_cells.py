@@ -3,82 +3,86 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from backend.engine.plot_request import Axis, AxisKind, PlotRequest, Value
-from backend.errors import RequestError
+from backend.engine.axis_kinds import Chosen, Cost
+from backend.engine.axis_values import Value
+from backend.engine.plot_request import Axis, PlotRequest, axis_name
+from backend.errors import AmbiguousName, RequestError, UnknownName
 from backend.merging.rule import Rule
-from backend.recipe import Merge, Node, Override, Weights, WithAdapters, WithVae
 from backend.registry import Registry
-from backend.request import GenerationRequest
+from backend.request import MAX_SEED, RANDOM_SEED, GenerationRequest
 
-_ALPHA = "alpha"
-_Change = Callable[[Merge], Merge]
-
-
-def in_order(plot: PlotRequest) -> Iterator[tuple[int, int]]:
-    """x and y of every cell, so that those which share a model follow one another."""
-    cells = [(x, y) for y in range(plot.rows) for x in range(len(plot.x.values))]
-    if plot.y is not None and plot.x.kind.changes_model and not plot.y.kind.changes_model:
-        cells.sort()
-    return iter(cells)
+Place = tuple[int, ...]
 
 
-def cell_request(plot: PlotRequest, x: int, y: int, rules: Registry[Rule]) -> GenerationRequest:
-    """What one cell shows. Raises RequestError, UnknownName."""
-    request = _changed(plot.request, plot.x, plot.x.values[x], rules)
-    return request if plot.y is None else _changed(request, plot.y, plot.y.values[y], rules)
+def places(sizes: Sequence[int]) -> list[Place]:
+    """Of all cells; the first axis changes fastest."""
+    found: list[Place] = [()]
+    for size in sizes:
+        found = [(*place, index) for index in range(size) for place in found]
+    return found
 
 
-def _changed(request: GenerationRequest, axis: Axis, value: Value, rules: Registry[Rule]) -> GenerationRequest:
-    match axis.kind:
-        case AxisKind.CHECKPOINT:
-            return dataclasses.replace(request, checkpoint=str(value), recipe=None)
-        case AxisKind.SEED | AxisKind.STEPS | AxisKind.GUIDANCE:
-            return GenerationRequest.from_mapping({**request.to_mapping(), axis.kind.value: value})
-        case AxisKind.PARAMETER | AxisKind.BLOCK | AxisKind.RULE:
-            recipe = request.recipe
-            if recipe is None:
-                raise RequestError("recipe", f"is missing: an axis of the kind {axis.kind.value} needs a merged model")
-            root = _in_merge(recipe.root, lambda merge: _changed_merge(merge, axis, value, rules))
-            return dataclasses.replace(request, recipe=dataclasses.replace(recipe, root=root, name=""), checkpoint=None)
+def in_order(plot: PlotRequest) -> list[Place]:
+    """The places of all cells, so that those which share a model, or else a prompt, follow one another."""
+    costs = [axis.facts.cost for axis in plot.axes]
+    rounds = [Cost.NOTHING] * (len(plot.sizes) - len(costs))
+    # The dearest axis changes last; of two that cost the same, the later one does.
+    slowest = sorted(range(len(plot.sizes)), key=lambda index: ([*costs, *rounds][index], index), reverse=True)
+    return sorted(places(plot.sizes), key=lambda place: [place[index] for index in slowest])
 
 
-def _in_merge(node: Node, change: _Change) -> Node:
-    """The node with its outermost merge changed."""
-    match node:
-        case Merge():
-            return change(node)
-        case WithAdapters() | WithVae():
-            return dataclasses.replace(node, model=_in_merge(node.model, change))
-        case _:
-            raise RequestError("recipe", "merges no models, so that it has no numbers to change")
+def cell_request(plot: PlotRequest, place: Place, rules: Registry[Rule]) -> GenerationRequest:
+    """What one cell shows, in its first round. Raises RequestError, which names the axis."""
+    request = plot.request
+    if plot.different_seeds and not any(axis.kind == "seed" for axis in plot.axes):
+        request = dataclasses.replace(request, seed=(request.seed + _number(plot, place)) % (MAX_SEED + 1))
+    for number, axis in enumerate(plot.axes):
+        request = _changed(request, axis, axis.choices[place[number]], rules, axis_name(number))
+    if request.seed == RANDOM_SEED:  # a line that asks for a seed of its own
+        request = dataclasses.replace(request, seed=(plot.request.seed + _number(plot, place)) % (MAX_SEED + 1))
+    return request
 
 
-def _changed_merge(merge: Merge, axis: Axis, value: Value, rules: Registry[Rule]) -> Merge:
-    parameters = dict(merge.parameters)
-    if axis.kind is AxisKind.RULE:
-        rule = rules[str(value)]
-        known = {parameter.name for parameter in rule.parameters(len(merge.models))}
-        kept = tuple((name, weights) for name, weights in merge.parameters if name in known)
-        return dataclasses.replace(merge, rule=rule.name, parameters=kept)
-    number = float(value)
-    if axis.kind is AxisKind.PARAMETER:
-        name = axis.target or _ALPHA
-        before = parameters.get(name, Weights(base=number))
-        parameters[name] = dataclasses.replace(before, base=number)
-    else:
-        name, _, blocks = axis.target.rpartition(":")
-        name = name or _ALPHA
-        before = parameters.get(name) or Weights(base=_default(merge, name, rules))
-        override = Override(value=number, blocks=tuple(block.strip() for block in blocks.split("+")))
-        parameters[name] = dataclasses.replace(before, overrides=(*before.overrides, override))
-    return dataclasses.replace(merge, parameters=tuple(sorted(parameters.items(), key=lambda one: one[0])))
+def single_changes(plot: PlotRequest, rules: Registry[Rule]) -> Iterator[tuple[str, str, GenerationRequest]]:
+    """For every value of every axis: which axis, the value, and the request with that value alone changed.
+
+    Raises RequestError, which names the axis.
+    """
+    for number, axis in enumerate(plot.axes):
+        for index, value in enumerate(axis.choices):
+            where = axis_name(number)
+            yield where, axis.text(index), _changed(plot.request, axis, value, rules, where)
 
 
-def _default(merge: Merge, name: str, rules: Registry[Rule]) -> float:
-    """Raises RequestError for a number that the rule does not have."""
-    known = {parameter.name: parameter.default for parameter in rules[merge.rule].parameters(len(merge.models))}
-    if name not in known:
-        raise RequestError("target", f'{merge.rule} has no number "{name}". It has: {", ".join(known) or "none"}')
-    return known[name]
+def with_seeds(plot: PlotRequest, draw: Callable[[], int]) -> PlotRequest:
+    """The plot with every seed that was left to chance drawn, once and for all."""
+    request = plot.request
+    if request.seed == RANDOM_SEED:
+        request = dataclasses.replace(request, seed=draw())
+    axes = tuple(_with_seeds(axis, draw) if axis.kind == "seed" else axis for axis in plot.axes)
+    return dataclasses.replace(plot, request=request, axes=axes)
+
+
+def _with_seeds(axis: Axis, draw: Callable[[], int]) -> Axis:
+    return dataclasses.replace(axis, values=tuple(draw() if value == RANDOM_SEED else value for value in axis.values))
+
+
+def _number(plot: PlotRequest, place: Place) -> int:
+    """Which cell it is, rounds not counted."""
+    number, scale = 0, 1
+    for index, size in zip(place, plot.sizes[: len(plot.axes)], strict=False):
+        number += index * scale
+        scale *= size
+    return number
+
+
+def _changed(
+    request: GenerationRequest, axis: Axis, value: Value, rules: Registry[Rule], where: str
+) -> GenerationRequest:
+    chosen = Chosen(value=value, values=axis.values, target=axis.target, rules=rules)
+    try:
+        return axis.facts.change(request, chosen)
+    except (RequestError, UnknownName, AmbiguousName) as error:
+        raise RequestError(f"{where}.values", f'"{value!s:.100}": {error}') from error

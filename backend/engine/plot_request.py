@@ -1,151 +1,211 @@
-"""What a user asks for when many pictures are to be compared: one request, and what changes along one or two axes."""
+"""What a user asks for when many pictures are to be compared: one request, and what changes along axes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from functools import cached_property
 from typing import Any, cast
 
+from backend.engine.axis_catalog import axis_kinds
+from backend.engine.axis_kinds import AxisKind
+from backend.engine.axis_values import MAX_VALUES, Value, ValueKind, values_of
+from backend.engine.loopback import Loopback, check_round_trip
 from backend.errors import RequestError
+from backend.field_checks import check_bool, checked_value, plain_values
 from backend.request import GenerationRequest
 
-MAX_VALUES = 64
-MAX_CELLS = 256
-
-Value = float | str
-
-
-class AxisKind(str, Enum):
-    """PARAMETER: a number of the recipe's outermost merge, such as its alpha. BLOCK: the same, of some blocks alone.
-
-    RULE: of that merge. The others are fields of the request.
-    """
-
-    PARAMETER = "parameter"
-    BLOCK = "block"
-    RULE = "rule"
-    CHECKPOINT = "checkpoint"
-    SEED = "seed"
-    STEPS = "steps"
-    GUIDANCE = "guidance_scale"
-
-    @property
-    def has_names(self) -> bool:
-        return self in (AxisKind.RULE, AxisKind.CHECKPOINT)
-
-    @property
-    def changes_model(self) -> bool:
-        return self not in (AxisKind.SEED, AxisKind.STEPS, AxisKind.GUIDANCE)
+MAX_AXES = 6
+MAX_CELLS = 2500
+_NAMES = ("x", "y", "z")
+_KINDS = axis_kinds()
+_AXIS_FIELDS = ("kind", "target", "values")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """target: of PARAMETER its name; of BLOCK the names of blocks, joined by "+", behind the parameter's and a colon
-    ("alpha:IN04+IN05"; "IN04" alone is alpha's). values: numbers, or names. Raises RequestError."""
+    """kind: what changes: a field, dotted inside of `init` and its like, or another kind of `axis_kinds`.
 
-    kind: AxisKind
+    target: what of it, for kinds that need it: of "parameter" its name; of "block" the names of blocks, joined by "+",
+    behind the parameter's and a colon ("alpha:IN04+IN05"; "IN04" alone is alpha's); of "adapter" a LoRA's name.
+    values: as they were written; `choices` are what they come to. Raises RequestError, which calls the axis `where`.
+    """
+
+    kind: str
     values: tuple[Value, ...]
     target: str = ""
 
     @classmethod
     def from_mapping(cls, value: Any, where: str) -> Axis:
-        """Read JSON values. Raises RequestError."""
+        """Read JSON values; of `values` also a text, as A1111 has it. Raises RequestError."""
         if not isinstance(value, Mapping):
             raise RequestError(where, "must be an object with kind, target and values")
         found = cast("Mapping[str, Any]", value)
-        if unknown := sorted(str(name)[:60] for name in found.keys() - {"kind", "target", "values"}):
-            raise RequestError(f"{where}.{unknown[0]}", "is not known here. Known: kind, target, values")
-        kinds = {kind.value: kind for kind in AxisKind}
-        kind, target, values = found.get("kind"), found.get("target", ""), found.get("values")
-        if not isinstance(kind, str) or kind not in kinds:
-            raise RequestError(f"{where}.kind", f"must be one of {', '.join(kinds)}, not {kind!r:.60}")
+        if unknown := sorted(str(name)[:60] for name in found.keys() - set(_AXIS_FIELDS)):
+            raise RequestError(f"{where}.{unknown[0]}", f"is not known here. Known: {', '.join(_AXIS_FIELDS)}")
+        name, target, values = found.get("kind"), found.get("target", ""), found.get("values")
+        if not isinstance(name, str) or name not in _KINDS.names():
+            raise RequestError(f"{where}.kind", f"must be one of {', '.join(_KINDS.names())}, not {name!r:.60}")
+        kind = _KINDS[name]
         if not isinstance(target, str) or len(target) > 500:
             raise RequestError(f"{where}.target", "must be a name")
-        if kinds[kind] is AxisKind.BLOCK and not target.rpartition(":")[2]:
-            raise RequestError(f"{where}.target", 'must name blocks, such as "IN04"')
-        if not isinstance(values, list) or not 1 <= len(cast("list[Any]", values)) <= MAX_VALUES:
-            raise RequestError(f"{where}.values", f"must be a list of 1 to {MAX_VALUES} values")
-        checked = tuple(_value(kinds[kind], one, f"{where}.values") for one in cast("list[Any]", values))
-        return cls(kind=kinds[kind], values=checked, target=target)
+        if kind.needs_target and not target.rpartition(":")[2].strip():
+            raise RequestError(f"{where}.target", f"is missing: {kind.target}")
+        axis = cls(kind=name, values=_values(kind, values, f"{where}.values"), target=target)
+        kind.expand(axis.values, f"{where}.values")
+        return axis
 
     def to_mapping(self) -> dict[str, Any]:
-        return {"kind": self.kind.value, "target": self.target, "values": list(self.values)}
+        return {"kind": self.kind, "target": self.target, "values": list(self.values)}
+
+    @property
+    def facts(self) -> AxisKind:
+        return _KINDS[self.kind]
+
+    @cached_property
+    def choices(self) -> tuple[Value, ...]:
+        """One for each picture along the axis."""
+        return self.facts.expand(self.values, "values")
 
     @property
     def title(self) -> str:
         """What changes, for the user."""
         match self.kind:
-            case AxisKind.PARAMETER:
+            case "parameter":
                 return self.target or "alpha"
-            case AxisKind.BLOCK:
+            case "block" | "adapter":
                 return self.target
-            case AxisKind.GUIDANCE:
-                return "guidance"
             case _:
-                return self.kind.value
+                return self.facts.label
+
+    def text(self, index: int) -> str:
+        """The value alone."""
+        value = self.choices[index]
+        return f"{value:g}" if isinstance(value, float) else str(value)
 
     def label(self, index: int) -> str:
         """For a heading: "alpha 0.5"."""
-        value = self.values[index]
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-        return text if self.kind.has_names else f"{self.title} {text}"
+        text = self.text(index)
+        return (text or "(nothing)") if self.facts.has_names else f"{self.title} {text}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlotRequest:
-    """One picture of `request` for every value of x, or for every pair of values. Raises RequestError."""
+    """One picture of `request` for every combination of the axes' values. Raises RequestError.
+
+    axes: the first goes to the right, the second down; with more there are several grids.
+    loopback: every picture goes through these rounds, which are one more axis, behind the others.
+    different_seeds: every picture has the next seed, in place of the same.
+    """
 
     request: GenerationRequest
-    x: Axis
-    y: Axis | None = None
+    axes: tuple[Axis, ...] = ()
+    loopback: Loopback | None = None
+    different_seeds: bool = False
 
     def __post_init__(self) -> None:
+        if len(self.axes) > MAX_AXES:
+            raise RequestError("axes", f"are {len(self.axes)}; at most {MAX_AXES} are possible")
+        if not self.axes and self.loopback is None:
+            raise RequestError("x", "is missing: a plot needs something that changes")
         if self.num_cells > MAX_CELLS:
-            raise RequestError("y", f"{self.num_cells} pictures are too many; at most {MAX_CELLS} fit into a plot")
+            where = axis_name(len(self.axes) - 1) if self.axes else "loopback"
+            raise RequestError(where, f"{self.num_cells} pictures are too many; at most {MAX_CELLS} fit into a plot")
+        if self.loopback is not None:
+            check_round_trip(self.request)
+        check_bool("different_seeds", self.different_seeds, optional=False)
         if self.request.batch_size * self.request.batch_count != 1:
             object.__setattr__(self, "request", dataclasses.replace(self.request, batch_size=1, batch_count=1))
 
     @property
-    def rows(self) -> int:
-        return 1 if self.y is None else len(self.y.values)
+    def sizes(self) -> tuple[int, ...]:
+        """How many there are along each axis; the rounds are the last."""
+        rounds = () if self.loopback is None else (self.loopback.rounds,)
+        return (*(len(axis.choices) for axis in self.axes), *rounds)
 
     @property
     def num_cells(self) -> int:
-        return len(self.x.values) * self.rows
+        return math.prod(self.sizes)
+
+    def labels(self, axis: int) -> list[str]:
+        """Headings along one of the axes, the rounds included."""
+        if axis == len(self.axes):
+            return [f"Round {number + 1}" for number in range(self.sizes[axis])]
+        return [self.axes[axis].label(index) for index in range(self.sizes[axis])]
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> PlotRequest:
-        """Read JSON values. Raises RequestError for an unknown field, too."""
-        if unknown := sorted(str(name)[:60] for name in values.keys() - {"request", "x", "y"}):
-            raise RequestError(unknown[0], "is not known here. Known: request, x, y")
+        """Read JSON values. Raises RequestError for an unknown field, too.
+
+        Axes are a list in `axes`, or `x`, `y` and `z`.
+        """
+        known = {"request", "axes", "loopback", "different_seeds", *_NAMES}
+        if unknown := sorted(str(name)[:60] for name in values.keys() - known):
+            raise RequestError(unknown[0], f"is not known here. Known: {', '.join(sorted(known))}")
         request = values.get("request")
         if not isinstance(request, Mapping):
             raise RequestError("request", "must be an object, as a job's request")
-        y = values.get("y")
+        loopback = values.get("loopback")
         return cls(
             request=GenerationRequest.from_mapping(cast("Mapping[str, Any]", request)),
-            x=Axis.from_mapping(values.get("x"), "x"),
-            y=None if y is None else Axis.from_mapping(y, "y"),
+            axes=_axes(values),
+            loopback=None if loopback is None else checked_value("loopback", Loopback, loopback),
+            different_seeds=values.get("different_seeds", False),
         )
 
     def to_mapping(self) -> dict[str, Any]:
         """JSON values; `from_mapping` gives the same request back."""
-        y = None if self.y is None else self.y.to_mapping()
-        return {"request": self.request.to_mapping(), "x": self.x.to_mapping(), "y": y}
+        return {
+            "request": self.request.to_mapping(),
+            "axes": [axis.to_mapping() for axis in self.axes],
+            "loopback": plain_values(self.loopback),
+            "different_seeds": self.different_seeds,
+        }
 
 
-def _value(kind: AxisKind, value: Any, where: str) -> Value:
-    if kind.has_names:
-        if not isinstance(value, str) or not value:
-            raise RequestError(where, f"must hold names, not {value!r:.60}")
-        return value
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise RequestError(where, f"must hold numbers, not {value!r:.60}")
-    if kind in (AxisKind.SEED, AxisKind.STEPS):
-        if value != int(value):
-            raise RequestError(where, f"must hold whole numbers, not {value!r}")
-        return int(value)
-    return float(value)
+def axis_name(index: int) -> str:
+    """What errors call an axis."""
+    return _NAMES[index] if index < len(_NAMES) else f"axes[{index}]"
+
+
+def _axes(values: Mapping[str, Any]) -> tuple[Axis, ...]:
+    listed = values.get("axes")
+    if listed is None:
+        given = [(name, values.get(name)) for name in _NAMES]
+        if given[0][1] is None and any(one is not None for _, one in given):
+            raise RequestError("x", "is missing; axes are given in the order x, y, z")
+        return tuple(Axis.from_mapping(one, name) for name, one in given if one is not None)
+    if not isinstance(listed, list):
+        raise RequestError("axes", "must be a list of objects with kind, target and values")
+    given = cast("Sequence[Any]", listed)
+    return tuple(Axis.from_mapping(one, axis_name(index)) for index, one in enumerate(given))
+
+
+def _values(kind: AxisKind, values: Any, where: str) -> tuple[Value, ...]:
+    if isinstance(values, str):
+        return values_of(values, kind.values, where)
+    if not isinstance(values, list | tuple) or not 1 <= len(cast("Sequence[Any]", values)) <= MAX_VALUES:
+        raise RequestError(where, f"must be a text, or a list of 1 to {MAX_VALUES} values")
+    return tuple(_value(kind.values, one, where) for one in cast("Sequence[Any]", values))
+
+
+def _value(kind: ValueKind, value: Any, where: str) -> Value:
+    match kind:
+        case ValueKind.NAME | ValueKind.TEXT:
+            if not isinstance(value, str) or (kind is ValueKind.NAME and not value):
+                raise RequestError(where, f"must hold names, not {value!r:.60}")
+            return value
+        case ValueKind.SWITCH:
+            if not isinstance(value, bool):
+                raise RequestError(where, f"must hold true or false, not {value!r:.60}")
+            return value
+        case ValueKind.WHOLE | ValueKind.NUMBER:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                raise RequestError(where, f"must hold numbers, not {value!r:.60}")
+            if kind is ValueKind.NUMBER:
+                return float(value)
+            if value != int(value):
+                raise RequestError(where, f"must hold whole numbers, not {value!r}")
+            return int(value)

@@ -1,84 +1,124 @@
-"""Pictures compared along one or two axes: /api/v1/plots."""
+"""Pictures compared along axes: /api/v1/plots; and made from many pictures: /api/v1/batches."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 
+from backend.engine.asked_plot import plot_from
+from backend.engine.axis_catalog import axis_kinds
+from backend.engine.batch_request import READ_FIELDS, BatchRequest
+from backend.engine.board import Board
 from backend.engine.engine import Engine
-from backend.engine.plot_request import Axis, PlotRequest
-from backend.engine.plots import Cell, Plot
+from backend.engine.plot_estimate import estimated_seconds
+from backend.engine.plot_request import PlotRequest
 from backend.errors import UnknownName
+from backend.http.axis_json import axis_kind_json
+from backend.http.board_json import BoardJson
 from backend.http.json_body import JsonObject
 
 
 def plots_router(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/api/v1")
+    as_json = BoardJson(engine.settings.output_dir)
 
-    def as_json(plot: Plot) -> dict[str, Any]:
-        request = plot.request
-        return {
-            "id": plot.id,
-            "time": plot.time,
-            "request": request.request.to_mapping(),
-            "x": _axis_json(request.x),
-            "y": None if request.y is None else _axis_json(request.y),
-            "cells": [cell_json(cell, request.request.prompt) for cell in plot.cells],
-            "grid": address(plot.grid),
-        }
-
-    def cell_json(cell: Cell, prompt: str) -> dict[str, Any]:
-        url, thumbnail = address(cell.image), address(cell.image, "thumb/")
-        image = {"url": url, "thumbnail": thumbnail, "width": cell.width, "height": cell.height, "prompt": prompt}
-        return {
-            "x": cell.x,
-            "y": cell.y,
-            "job": cell.job,
-            "state": cell.state,
-            "image": image if url else None,
-            "error": cell.error,
-        }
-
-    def address(file: str, kind: str = "") -> str | None:
-        """Where a picture is served; None when there is none, or it is not where pictures are served from."""
-        folder = engine.settings.output_dir
-        path = Path(file)
-        if not file or not path.is_relative_to(folder) or not path.exists():
-            return None
-        return f"outputs/{kind}{quote(path.relative_to(folder).as_posix())}"
-
-    def find(plot_id: str) -> Plot:
+    def find(board_id: str, kind: type[PlotRequest | BatchRequest], called: str) -> Board:
         try:
-            return engine.plots.find(plot_id)
+            board = engine.boards.find(board_id)
         except UnknownName as error:
-            raise HTTPException(404, f"There is no plot {plot_id[:100]}.") from error
+            raise HTTPException(404, f"There is no {called} {board_id[:100]}.") from error
+        if not isinstance(board.request, kind):
+            raise HTTPException(404, f"{board_id[:100]} is no {called}.")
+        return board
+
+    def plot(board_id: str) -> Board:
+        return find(board_id, PlotRequest, "plot")
+
+    def batch(board_id: str) -> Board:
+        return find(board_id, BatchRequest, "batch")
+
+    def boards_of(kind: type[PlotRequest | BatchRequest]) -> list[Board]:
+        return [engine.boards.find(board.id) for board in engine.boards.all() if isinstance(board.request, kind)]
+
+    @router.get("/plots/axes")
+    def axes() -> list[dict[str, Any]]:
+        """What an axis can change."""
+        return [axis_kind_json(engine, kind) for kind in axis_kinds()]
+
+    @router.post("/plots/check")
+    def check(body: JsonObject) -> dict[str, Any]:
+        """What a plot would come to; nothing is queued. Values of single axes are not planned."""
+        request = plot_from(body)
+        return {
+            "pictures": request.num_cells,
+            "seconds": estimated_seconds(request, engine.jobs(), engine.catalog.rules),
+            "axes": as_json.axes(request),
+        }
 
     @router.post("/plots", status_code=202)
     def submit(body: JsonObject) -> dict[str, Any]:
-        return as_json(engine.submit_plot(PlotRequest.from_mapping(body)))
+        return as_json.plot(engine.submit_plot(plot_from(body)))
 
     @router.get("/plots")
     def list_plots() -> list[dict[str, Any]]:
         """The newest first."""
-        return [as_json(find(plot.id)) for plot in engine.plots.all()]
+        return [as_json.plot(board) for board in boards_of(PlotRequest)]
 
-    @router.get("/plots/{plot_id}")
-    def show(plot_id: str) -> dict[str, Any]:
-        return as_json(find(plot_id))
+    @router.get("/plots/{board_id}")
+    def show(board_id: str) -> dict[str, Any]:
+        return as_json.plot(plot(board_id))
 
-    @router.delete("/plots/{plot_id}")
-    def remove(plot_id: str) -> dict[str, Any]:
+    @router.post("/plots/{board_id}/retry")
+    def retry(board_id: str) -> dict[str, Any]:
+        """Try again what failed or was cancelled."""
+        return as_json.plot(engine.boards.retry(plot(board_id).id))
+
+    @router.post("/plots/{board_id}/cancel")
+    def cancel(board_id: str) -> dict[str, Any]:
+        return as_json.plot(engine.boards.cancel(plot(board_id).id))
+
+    @router.post("/plots/{board_id}/grid")
+    def save_grid(board_id: str) -> dict[str, Any]:
+        """A picture of what is finished now."""
+        return {"grid": as_json.address(str(engine.boards.save_grid(plot(board_id).id)))}
+
+    @router.delete("/plots/{board_id}")
+    def remove(board_id: str) -> dict[str, Any]:
         """Cancel what has not ended, and forget the board; pictures stay."""
-        engine.plots.remove(find(plot_id).id)
+        engine.boards.remove(plot(board_id).id)
+        return {}
+
+    @router.get("/batches/fields")
+    def fields() -> list[str]:
+        """What a batch can read in its pictures."""
+        return list(READ_FIELDS)
+
+    @router.post("/batches", status_code=202)
+    def submit_batch(body: JsonObject) -> dict[str, Any]:
+        return as_json.batch(engine.submit_batch(BatchRequest.from_mapping(body)))
+
+    @router.get("/batches")
+    def list_batches() -> list[dict[str, Any]]:
+        """The newest first, without their items."""
+        return [as_json.batch_summary(board) for board in boards_of(BatchRequest)]
+
+    @router.get("/batches/{board_id}")
+    def show_batch(board_id: str) -> dict[str, Any]:
+        return as_json.batch(batch(board_id))
+
+    @router.post("/batches/{board_id}/retry")
+    def retry_batch(board_id: str) -> dict[str, Any]:
+        return as_json.batch(engine.boards.retry(batch(board_id).id))
+
+    @router.post("/batches/{board_id}/cancel")
+    def cancel_batch(board_id: str) -> dict[str, Any]:
+        return as_json.batch(engine.boards.cancel(batch(board_id).id))
+
+    @router.delete("/batches/{board_id}")
+    def remove_batch(board_id: str) -> dict[str, Any]:
+        engine.boards.remove(batch(board_id).id)
         return {}
 
     return router
-
-
-def _axis_json(axis: Axis) -> dict[str, Any]:
-    labels = [axis.label(index) for index in range(len(axis.values))]
-    return {**axis.to_mapping(), "label": axis.title, "labels": labels}
