@@ -236,7 +236,8 @@ def _one_of(labels: Mapping[Any, str]) -> tuple[Callable[[Any], str], Callable[[
     return (lambda member: labels[member]), read
 
 
-def _read_upscaler(text: str) -> str:
+def read_upscaler(text: str) -> str:
+    """The name of an upscaler that A1111's label stands for; a network's stays as it is."""
     known = {label.casefold(): name for name, label in _UPSCALERS.items()}
     return known.get(text.strip().casefold(), text)
 
@@ -274,7 +275,7 @@ _INIT = (
     _Pair(key=_STRENGTH, field="denoising_strength", write=number_text, read=float, is_always_written=True),
     _Pair(key="Exact steps", field="exact_steps", read=_read_flag),
     _Pair(key="Resize mode", field="resize", write=_write_resize, read=_read_resize, is_always_written=True),
-    _Pair(key="Init upscaler", field="upscaler", write=_write_upscaler, read=_read_upscaler),
+    _Pair(key="Init upscaler", field="upscaler", write=_write_upscaler, read=read_upscaler),
     _Pair(key="Noise multiplier", field="noise_multiplier", write=number_text, read=float),
     _Pair(key="Extra noise", field="extra_noise", write=number_text, read=float),
     _Pair(key="Color correction", field="color_correction", read=_read_flag),
@@ -290,7 +291,7 @@ _MASK = (
 )
 _HIRES = (
     _Pair(key="Hires steps", field="steps", read=_read_count),
-    _Pair(key="Hires upscaler", field="upscaler", write=_write_upscaler, read=_read_upscaler, is_always_written=True),
+    _Pair(key="Hires upscaler", field="upscaler", write=_write_upscaler, read=read_upscaler, is_always_written=True),
     _Pair(key="Hires checkpoint", field="checkpoint", read=_read_checkpoint),
     _Pair(key="Hires sampler", field="sampler", read=_read_name),
     _Pair(key="Hires schedule type", field="schedule", read=_read_name),

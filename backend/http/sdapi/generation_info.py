@@ -12,7 +12,10 @@ from backend.request import GenerationRequest
 
 _EXTRA = (
     "Schedule type", "Distilled CFG Scale", "CFG Rescale", "Shift", "Refiner", "Refiner switch at",
-    "Refiner switch timestep", "Text encoders",
+    "Refiner switch timestep", "Text encoders", "Hires upscale", "Hires resize", "Hires steps", "Hires upscaler",
+    "Hires checkpoint", "Hires sampler", "Hires schedule type", "Hires CFG Scale", "Hires prompt",
+    "Hires negative prompt", "Image CFG scale", "Noise multiplier", "Extra noise", "Resize mode", "Mask mode",
+    "Mask blur", "Masked content", "Inpaint area", "Masked area padding", "Conditional mask weight",
 )  # fmt: skip
 
 
@@ -47,7 +50,7 @@ def generation_info(job: JobView, notices: Sequence[str]) -> str:
         "sd_vae_hash": written.get("VAE hash"),
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
-        "denoising_strength": None,
+        "denoising_strength": _strength(request),
         "extra_generation_params": {name: written[name] for name in _EXTRA if name in written},
         "index_of_first_image": 0,
         "infotexts": infotexts,
@@ -59,3 +62,8 @@ def generation_info(job: JobView, notices: Sequence[str]) -> str:
         "notices": [*notices, *job.notices],
     }
     return json.dumps(info, ensure_ascii=False)
+
+
+def _strength(request: GenerationRequest) -> float | None:
+    noised = request.init or request.hires
+    return None if noised is None else noised.denoising_strength

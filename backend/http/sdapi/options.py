@@ -9,8 +9,8 @@ from fastapi import APIRouter
 from backend.engine.engine import Engine
 from backend.errors import EmulsionError
 from backend.http.json_body import JsonObject
+from backend.http.sdapi.generation_body import OWN_VAE, noise_source_name
 from backend.http.sdapi.names import told_by_a1111_names
-from backend.http.sdapi.txt2img_body import OWN_VAE, noise_source_name
 
 _PREFERENCES = {
     "sd_model_checkpoint": "checkpoint",
