@@ -139,8 +139,12 @@ def test_transparent_pictures_stay_transparent(engine: Engine) -> None:
 
 
 def test_none_leaves_a_picture_as_it_is(engine: Engine) -> None:
-    view = run(engine, UpscaleRequest(pictures=(stored(engine),), upscaler="None"))
+    picture = stored(engine, parameters=INFOTEXT)
+    view = run(engine, UpscaleRequest(pictures=(picture,), upscaler="None", width=33, height=44))
     assert made(view).tobytes() == photo().tobytes()
+    assert read_png_text(view.images[0].path.read_bytes()) == {"parameters": INFOTEXT}
+    mixed = UpscaleRequest(pictures=(picture,), upscaler="None", second_upscaler="nearest", second_visibility=1)
+    assert made(run(engine, mixed)).tobytes() == photo().resize((80, 56), Image.Resampling.NEAREST).tobytes()
 
 
 def test_without_a_name_the_first_network_is_taken_and_the_queued_job_names_it(engine: Engine) -> None:
@@ -160,7 +164,7 @@ def test_of_several_pictures_a_broken_one_is_told_and_the_rest_is_made(engine: E
     assert len(view.images) == 2
     assert made(view, 1).tobytes() == photo(seed=2).resize((40, 28), Image.Resampling.NEAREST).tobytes()
     assert [notice[:26] for notice in view.notices] == ["Picture 2 of 4 was left ou", "Picture 3 of 4 was left ou"]
-    assert view.step == view.steps
+    assert view.step == view.steps == 4
 
 
 def test_what_cannot_be_made_at_all_is_refused_at_once(engine: Engine) -> None:

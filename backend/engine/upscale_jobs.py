@@ -94,24 +94,25 @@ class UpscaleJobs:
         report.stage("enlarging the picture")
         image = self._pictures.open(picture)
         size = upscaled_size(request, *image.size)
-        assert request.upscaler is not None
-        made = self._enlarged(request.upscaler, image, size, report, progress)
+        if _changes_nothing(request):
+            made = image
+        else:
+            made = self._enlarged(request.upscaler or _NONE, image, size, report, progress)
         if request.mixes_second and request.second_upscaler is not None:
             second = self._enlarged(request.second_upscaler, image, size, report, progress)
-            made = Image.blend(made, second.convert(made.mode), request.second_visibility)
+            made = Image.blend(made, second, request.second_visibility)
         report.stage("saving")
         texts = self._texts(request, picture, size, report)
-        seed = _seed_in(texts[INFOTEXT_KEY])
+        infotext = texts.get(INFOTEXT_KEY, "")
+        seed = _seed_in(infotext)
         path = self._outputs.save(np.asarray(made), seed, texts)
-        saved = SavedImage(path=path, seed=seed, infotext=texts[INFOTEXT_KEY], width=made.width, height=made.height)
+        saved = SavedImage(path=path, seed=seed, infotext=infotext, width=made.width, height=made.height)
         self._save_image(report.job_id, saved)
         _log.info("%d x %d pixels by %s: %.1f s", *made.size, request.upscaler, time.monotonic() - began)
 
     def _enlarged(
         self, upscaler: str, image: Image.Image, size: UpscaledSize, report: JobReport, progress: _Progress
     ) -> Image.Image:
-        if upscaler == _NONE and size.kept == (size.width, size.height):
-            return image  # as A1111 has it
         made = self._upscalers.enlarge(upscaler, image, size.width, size.height, progress.tile, report.is_cancelled)
         return size.cut(made)
 
@@ -122,6 +123,8 @@ class UpscaleJobs:
         except BadImage as error:
             report.notice(f"What a picture says about how it was made could not be read. {error}")
             texts = {}
+        if _changes_nothing(request):
+            return texts
         done = write_infotext("", "", self._done(request, size))
         return {**texts, INFOTEXT_KEY: _with_pairs(texts.get(INFOTEXT_KEY, ""), done), EXTRAS_KEY: done}
 
@@ -155,7 +158,7 @@ class _Progress:
         self._began = time.monotonic()
 
     def tile(self, done: int, everything: int) -> None:
-        if done < self._last[0]:  # another network began with the same picture
+        if done <= self._last[0]:  # another network began with the same picture
             self._before += self._last[1]
         self._last = (done, everything)
         step, steps = self._before + done, self._before + everything * self._pictures_left
@@ -163,9 +166,16 @@ class _Progress:
         self._report.progress(step, steps, seconds, seconds * (steps - step))
 
     def next_picture(self) -> None:
+        if not self._last[0]:  # nothing was told of it
+            self.tile(1, 1)
         self._before += self._last[1]
         self._last = (0, 0)
         self._pictures_left -= 1
+
+
+def _changes_nothing(request: UpscaleRequest) -> bool:
+    """A1111's "None" leaves a picture as it is, whatever the size asked for."""
+    return request.upscaler == _NONE and not request.mixes_second
 
 
 def _with_pairs(infotext: str, pairs: str) -> str:

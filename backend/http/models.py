@@ -54,6 +54,7 @@ def models_router(engine: Engine) -> APIRouter:
     def refresh() -> dict[str, Any]:
         """Look at the folders again."""
         engine.library.refresh()
+        engine.upscalers.refresh()
         return {
             "checkpoints": len(engine.library.checkpoints()),
             "vaes": len(engine.library.vaes()),

@@ -32,7 +32,7 @@ from backend.http.pictures import pictures_router
 from backend.http.plots import plots_router
 from backend.http.port import open_port
 from backend.http.recipes import recipes_router
-from backend.http.sdapi.img2img import img2img_router
+from backend.http.sdapi.extras import extras_router
 from backend.http.sdapi.listings import listings_router
 from backend.http.sdapi.loras import sdapi_loras_router
 from backend.http.sdapi.maintenance import maintenance_router
@@ -41,6 +41,7 @@ from backend.http.sdapi.png_info import png_info_router
 from backend.http.sdapi.progress import progress_router
 from backend.http.sdapi.txt2img import txt2img_router
 from backend.http.security import Security
+from backend.http.upscaling import upscaling_router
 
 _SECONDS_TO_STOP = 5
 
@@ -89,6 +90,7 @@ def build_app(engine: Engine, security: Security, *, folders: Mapping[str, Path]
     app.include_router(embeddings_router(engine))
     app.include_router(plots_router(engine))
     app.include_router(pictures_router(engine))
+    app.include_router(upscaling_router(engine))
     app.include_router(files_router(engine))
     app.include_router(_a1111_router(engine, security, feed))
     for path, folder in (folders or {}).items():
@@ -168,7 +170,7 @@ class _Uvicorn(uvicorn.Server):
 def _a1111_router(engine: Engine, security: Security, feed: JobFeed) -> APIRouter:
     router = APIRouter(prefix="/sdapi/v1")
     router.include_router(txt2img_router(engine, feed))
-    router.include_router(img2img_router(engine, feed))
+    router.include_router(extras_router(engine, feed))
     router.include_router(progress_router(engine))
     router.include_router(options_router(engine))
     router.include_router(listings_router(engine))

@@ -1,4 +1,4 @@
-"""What can be named: GET sd-models, sd-vae, samplers, schedulers, hypernetworks; lists of what there is none of."""
+"""What can be named: GET sd-models, sd-vae, samplers, schedulers, hypernetworks, upscalers; and empty lists."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from backend.diffusion.latent_upscaling import BUILTIN as LATENT_UPSCALERS
 from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.engine import Engine
 from backend.weights.hashing import SHORT
 
+_USUAL_SCALE = 4  # what A1111 says of upscalers that take any factor
+
 # Clients ask for these and expect a list, or an object of lists.
 _EMPTY: dict[str, list[Any] | dict[str, Any]] = {
-    "upscalers": [],
+    "latent-upscale-modes": [],
     "face-restorers": [],
-    "realesrgan-models": [],
     "prompt-styles": [],
     "scripts": {"txt2img": [], "img2img": []},
     "script-info": [],
@@ -66,15 +66,35 @@ def listings_router(engine: Engine) -> APIRouter:
             for name, label, aliases in [(AUTOMATIC, "Automatic", ()), *known]
         ]
 
-    @router.get("/latent-upscale-modes")
-    def latent_upscalers() -> list[dict[str, Any]]:
-        return [{"name": upscaler.label} for upscaler in LATENT_UPSCALERS]
-
     @router.get("/hypernetworks")
     def hypernetworks() -> list[dict[str, Any]]:
         """Paths begin in the folder of hypernetworks: where that lies is nobody's business."""
         return [
             {"name": entry.name, "path": f"{entry.name}{entry.path.suffix}"} for entry in engine.hypernetworks.entries()
+        ]
+
+    @router.get("/upscalers")
+    def upscalers() -> list[dict[str, Any]]:
+        """Those that can be used. Paths begin in the folder of upscalers: where that lies is nobody's business."""
+        return [
+            {
+                "name": entry.name if entry.path else entry.label,
+                "model_name": entry.name if entry.path else None,
+                "model_path": f"{entry.name}{entry.path.suffix}" if entry.path else None,
+                "model_url": None,
+                "scale": entry.scale or _USUAL_SCALE,
+            }
+            for entry in engine.upscalers.entries()
+            if not entry.problem
+        ]
+
+    @router.get("/realesrgan-models")
+    def networks() -> list[dict[str, Any]]:
+        """A1111 lists what it downloads; these are the networks that there are."""
+        return [
+            {"name": entry.name, "path": f"{entry.name}{entry.path.suffix}", "scale": entry.scale or _USUAL_SCALE}
+            for entry in engine.upscalers.entries()
+            if entry.path and not entry.problem
         ]
 
     for name, content in _EMPTY.items():

@@ -17,6 +17,7 @@ def maintenance_router(engine: Engine, security: Security) -> APIRouter:
 
     def refresh() -> dict[str, Any]:
         engine.library.refresh()
+        engine.upscalers.refresh()
         return {}
 
     def free_memory() -> dict[str, Any]:
