@@ -219,7 +219,6 @@ def test_a_module_of_forge_is_a_vae_or_a_text_encoder(client, engine):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("enable_hr", True),
         ("styles", ["anime"]),
         ("subseed_strength", 0.3),
         ("seed_resize_from_h", 512),
@@ -490,7 +489,7 @@ def test_every_listed_sampler_and_scheduler_can_be_asked_for(client):
 @pytest.mark.parametrize(
     "path",
     [
-        "latent-upscale-modes", "loras", "embeddings", "hypernetworks", "face-restorers",
+        "loras", "embeddings", "hypernetworks", "face-restorers",
         "realesrgan-models", "prompt-styles", "scripts", "script-info", "extensions",
     ],
 )  # fmt: skip

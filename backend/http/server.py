@@ -33,6 +33,7 @@ from backend.http.plots import plots_router
 from backend.http.port import open_port
 from backend.http.recipes import recipes_router
 from backend.http.sdapi.extras import extras_router
+from backend.http.sdapi.img2img import img2img_router
 from backend.http.sdapi.listings import listings_router
 from backend.http.sdapi.loras import sdapi_loras_router
 from backend.http.sdapi.maintenance import maintenance_router
@@ -171,6 +172,7 @@ def _a1111_router(engine: Engine, security: Security, feed: JobFeed) -> APIRoute
     router = APIRouter(prefix="/sdapi/v1")
     router.include_router(txt2img_router(engine, feed))
     router.include_router(extras_router(engine, feed))
+    router.include_router(img2img_router(engine, feed))
     router.include_router(progress_router(engine))
     router.include_router(options_router(engine))
     router.include_router(listings_router(engine))

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from backend.diffusion.latent_upscaling import BUILTIN as LATENT_UPSCALERS
 from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.engine import Engine
 from backend.weights.hashing import SHORT
@@ -14,7 +15,6 @@ _USUAL_SCALE = 4  # what A1111 says of upscalers that take any factor
 
 # Clients ask for these and expect a list, or an object of lists.
 _EMPTY: dict[str, list[Any] | dict[str, Any]] = {
-    "latent-upscale-modes": [],
     "face-restorers": [],
     "prompt-styles": [],
     "scripts": {"txt2img": [], "img2img": []},
@@ -65,6 +65,10 @@ def listings_router(engine: Engine) -> APIRouter:
             {"name": name, "label": label, "aliases": list(aliases), "default_rho": -1, "need_inner_model": False}
             for name, label, aliases in [(AUTOMATIC, "Automatic", ()), *known]
         ]
+
+    @router.get("/latent-upscale-modes")
+    def latent_upscalers() -> list[dict[str, Any]]:
+        return [{"name": upscaler.label} for upscaler in LATENT_UPSCALERS]
 
     @router.get("/hypernetworks")
     def hypernetworks() -> list[dict[str, Any]]:
