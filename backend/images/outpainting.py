@@ -124,7 +124,7 @@ def _mirrored(picture: Image.Image, margins: _Margins) -> Image.Image:
 
 
 def _distance_outside(picture_size: tuple[int, int], margins: _Margins) -> Floats:
-    """[H, W]: pixels from the picture, 0 inside."""
+    """[H, W]: pixels that lie between it and the picture, 0 inside."""
     across = _outside(picture_size[0], margins.left, margins.right)
     down = _outside(picture_size[1], margins.top, margins.bottom)
     return np.hypot(across[None, :], down[:, None])
@@ -132,7 +132,7 @@ def _distance_outside(picture_size: tuple[int, int], margins: _Margins) -> Float
 
 def _outside(count: int, before: int, after: int) -> Floats:
     at = np.arange(-before, count + after, dtype=np.float32)
-    return np.maximum(np.maximum(-at, at - (count - 1)), 0)
+    return np.maximum(np.maximum(-at - 1, at - count), 0)  # so that the first pixel is as sharp as the edge
 
 
 def _blurred(image: Image.Image, sigma: float) -> Image.Image:
