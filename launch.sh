@@ -13,6 +13,7 @@ Usage: ./launch.sh [COMMAND] [OPTIONS]
 Commands:
   start      start the web page (this is what happens without a command)
   generate   make pictures without the page: ./launch.sh generate "a blue heart" -o heart.png
+  upscale    make pictures larger: ./launch.sh upscale photo.jpg --by 4 -o larger
   merge      make a model of others: ./launch.sh merge A.safetensors B.safetensors --alpha 0.3 -o C.safetensors
   info       tell what a model file is: ./launch.sh info FILE [--json]
   convert    turn an old .ckpt or .pt file into a safetensors file
@@ -238,7 +239,7 @@ show_help_of() {
 main() {
     local command="" argument python skips_install=""
     case "${1:-}" in
-        start | generate | merge | info | convert | doctor | test | train) command="$1" && shift ;;
+        start | generate | upscale | merge | info | convert | doctor | test | train) command="$1" && shift ;;
         help) print_help && return ;;
         "" | -*) ;;
         *) fail "There is no command \"$1\". ./launch.sh --help lists what there is." ;;

@@ -109,7 +109,7 @@ def documented_flags() -> set[str]:
 def test_every_flag_is_documented() -> None:
     documented = documented_flags()
     commands = arguments.build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
-    assert set(commands) == {"generate", "merge", "info", "convert", "doctor"}
+    assert set(commands) == {"generate", "upscale", "merge", "info", "convert", "doctor"}
     for parser in (flags.build_parser(), *commands.values()):  # type: ignore[union-attr]
         names = {name for action in parser._actions for name in action.option_strings if name.startswith("--")}
         assert names - documented - {"--help"} == set()

@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from backend.commands.generate import run
         case "merge":
             from backend.commands.merge import run
+        case "upscale":
+            from backend.commands.upscale import run
         case "info":
             from backend.commands.info import run
         case "convert":

@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(prog="./launch.sh", description="Commands of Emulsion.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=OneLineParser)
     _add_generate(commands.add_parser("generate", help="make pictures without the page", allow_abbrev=False))
+    _add_upscale(commands.add_parser("upscale", help="make pictures larger", allow_abbrev=False))
     _add_merge(commands.add_parser("merge", help="make a model of others", allow_abbrev=False))
     _add_info(commands.add_parser("info", help="tell what a model file is", allow_abbrev=False))
     _add_convert(commands.add_parser("convert", help="turn an old pickle file into safetensors", allow_abbrev=False))
@@ -88,6 +89,32 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     add_device_flags(parser)
     add_extension_flags(parser)
+
+
+def _add_upscale(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Make pictures larger, by networks in models/upscalers or by resampling."
+    parser.add_argument("pictures", type=Path, nargs="*", metavar="PICTURE", help="PNG, JPEG or WebP files")
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="folder for the PNG files that are made")
+    parser.add_argument("--force", action="store_true", help="write over files that exist")
+    parser.add_argument("--json", action="store_true", help="tell the result as JSON")
+    parser.add_argument(
+        "--list", dest="list_upscalers", action="store_true", help="print what there is to enlarge with"
+    )
+    group = parser.add_argument_group("how")
+    group.add_argument("--by", type=float, default=4.0, metavar="X", help="how many times as large along a side (4)")
+    group.add_argument("--size", type=_size, metavar="WxH", help="size in pixels in place of that, such as 2048x1536")
+    group.add_argument("--width", type=int, metavar="PIXELS", help="width; the height follows from the picture")
+    group.add_argument("--height", type=int, metavar="PIXELS", help="height; the width follows from the picture")
+    group.add_argument(
+        "--no-crop", action="store_true", help="with a width and a height: keep what hangs over that on two sides"
+    )
+    group.add_argument(
+        "--upscaler", metavar="NAME", help="by name or path (the first network that there is, or else lanczos)"
+    )
+    group.add_argument("--second-upscaler", metavar="NAME", help="another one whose result is mixed in")
+    group.add_argument("--second-visibility", type=float, default=0.5, metavar="X", help="how much of it, 0 to 1 (0.5)")
+    add_model_flags(parser)
+    add_device_flags(parser)
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.adapter_row import AdapterRow
+from backend.commands.delivery import deliver, refuse_existing
 from backend.commands.flags import named_file, read_settings
 from backend.commands.interrupts import terminable
 from backend.commands.merge_recipe import read_lora
@@ -20,11 +20,11 @@ from backend.commands.progress_line import ProgressLine
 from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView, SavedImage
 from backend.engine.settings import Settings
-from backend.errors import Cancelled, EmulsionError, OutputError, RequestError
+from backend.errors import Cancelled, EmulsionError, RequestError
 from backend.extensions.loader import load_extensions
 from backend.recipe import AdapterUse, FileRef
 from backend.request import GenerationRequest
-from backend.weights.atomic import give_name, told_as_output_errors
+from backend.weights.atomic import told_as_output_errors
 
 _SECONDS_TO_STOP = 30  # the running step ends first
 
@@ -37,7 +37,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
     settings, names = _settings(values, root)
     request = _request(values, settings.checkpoint, names)
     targets = output_files(values.output, request.batch_size * request.batch_count)
-    _refuse_existing(targets, force=values.force)
+    refuse_existing(targets, force=values.force)
     folder = targets[0].parent
     with told_as_output_errors(targets[0]):
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
     with scratch as output_dir, terminable():
         view = _make(dataclasses.replace(settings, output_dir=Path(output_dir)), request, safe_mode=values.safe_mode)
         written = [
-            _deliver(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
+            deliver(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
         ]
     _report(view, written, as_json=values.json)
     match view.state:
@@ -143,14 +143,6 @@ def _request(values: argparse.Namespace, checkpoint: str | None, names: _Names) 
     )
 
 
-def _refuse_existing(targets: Sequence[Path], *, force: bool) -> None:
-    for target in targets:
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder; name a file in it.")
-        if target.exists() and not force:
-            raise OutputError(f"{target} exists; choose another name, or write over it with --force.")
-
-
 def _make(settings: Settings, request: GenerationRequest, *, safe_mode: bool) -> JobView:
     """Run one job to its end. Ctrl-C and SIGTERM cancel it; a second time they end the program.
 
@@ -170,20 +162,6 @@ def _make(settings: Settings, request: GenerationRequest, *, safe_mode: bool) ->
     finally:
         engine.close()
         line.close()
-
-
-def _deliver(image: SavedImage, target: Path, *, force: bool) -> SavedImage:
-    """Give a finished picture the name it was made for, or one beside it when somebody has taken that meanwhile."""
-    with told_as_output_errors(target):
-        if force:
-            image.path.replace(target)
-            return dataclasses.replace(image, path=target)
-        while True:
-            try:
-                give_name(image.path, target)
-                return dataclasses.replace(image, path=target)
-            except FileExistsError:
-                target = target.with_name(f"{target.stem}-{secrets.token_hex(2)}{target.suffix}")
 
 
 def _report(view: JobView, written: Sequence[SavedImage], *, as_json: bool) -> None:
