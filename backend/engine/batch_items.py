@@ -74,13 +74,14 @@ class BatchItems:
     def _said_in(self, texts: Mapping[str, str]) -> dict[str, Any]:
         if (exact := _exact_request(texts.get(REQUEST_KEY, ""))) is not None:
             return exact
-        fields = request_from_infotext(read_infotext(texts.get(INFOTEXT_KEY, ""))).fields
         if not texts.get(INFOTEXT_KEY):
             return {}
+        read = read_infotext(texts[INFOTEXT_KEY])
+        fields = request_from_infotext(read).fields
         if isinstance(sampler := fields.get("sampler"), str):
             found, schedule = split_sampler_name(sampler, self._catalog.samplers, self._catalog.schedules)
             fields = {**fields, "sampler": found.name}
-            if schedule and "schedule" not in fields:
+            if schedule and "Schedule type" not in read.parameters:  # older texts have it in the sampler's name
                 fields["schedule"] = schedule
         return fields
 

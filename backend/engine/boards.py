@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -115,9 +115,8 @@ class Boards:
     def cancel(self, board_id: str) -> Board:
         """End what has not ended. Raises UnknownName."""
         with self._filling:
-            for position, cell in enumerate(self.find(board_id).cells):
-                if cell.state == WAITING:
-                    self._change(board_id, position, state=JobState.CANCELLED.value)
+            waiting = [number for number, cell in enumerate(self.find(board_id).cells) if cell.state == WAITING]
+            self._change(board_id, waiting, state=JobState.CANCELLED.value)
         for cell in self.find(board_id).cells:
             if cell.job and not cell.has_ended:
                 self._queue.cancel(cell.job)
@@ -128,9 +127,8 @@ class Boards:
         """Try again what failed or was cancelled. Raises UnknownName."""
         board = self.find(board_id)
         with self._filling:
-            for position, cell in enumerate(board.cells):
-                if cell.can_be_tried_again:
-                    self._change(board_id, position, job="", state=WAITING, error="")
+            again = [number for number, cell in enumerate(board.cells) if cell.can_be_tried_again]
+            self._change(board_id, again, job="", state=WAITING, error="")
             with self._lock:
                 self._boards[board_id] = dataclasses.replace(self._boards[board_id], grid="")
                 self._unfinished.add(board_id)
@@ -213,11 +211,11 @@ class Boards:
         try:
             job = self._queue.submit(self._request(board, position))
         except EmulsionError as error:
-            self._change(board_id, position, state=JobState.FAILED.value, error=str(error))
+            self._change(board_id, [position], state=JobState.FAILED.value, error=str(error))
             return
         with self._lock:
             self._jobs[job] = board_id, position
-        self._change(board_id, position, job=job, state=JobState.QUEUED.value)
+        self._change(board_id, [position], job=job, state=JobState.QUEUED.value)
         self._look_at(board_id, position)  # it may have ended already
 
     def _request(self, board: Board, position: int) -> GenerationRequest:
@@ -252,17 +250,18 @@ class Boards:
             before = board.cells[position]
             seen = self._seen(before)
             if seen != before:
-                self._set(board, position, seen)
+                self._set(board, {position: seen})
 
-    def _change(self, board_id: str, position: int, **changes: str) -> None:
+    def _change(self, board_id: str, positions: Sequence[int], **changes: str) -> None:
         with self._lock:
             if (board := self._boards.get(board_id)) is not None:
-                self._set(board, position, dataclasses.replace(board.cells[position], **changes))
+                cells = {number: dataclasses.replace(board.cells[number], **changes) for number in positions}
+                self._set(board, cells)
 
-    def _set(self, board: Board, position: int, cell: Cell) -> None:
-        cells = (*board.cells[:position], cell, *board.cells[position + 1 :])
-        changed = self._boards[board.id] = dataclasses.replace(board, cells=cells)
-        self._write(lambda: self._store.save(changed, [position]))
+    def _set(self, board: Board, changed: Mapping[int, Cell]) -> None:
+        cells = tuple(changed.get(number, cell) for number, cell in enumerate(board.cells))
+        now = self._boards[board.id] = dataclasses.replace(board, cells=cells)
+        self._write(lambda: self._store.save(now, list(changed)))
 
     def _seen(self, cell: Cell) -> Cell:
         if cell.has_ended or not cell.job:

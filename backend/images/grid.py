@@ -52,7 +52,7 @@ def compose_sections(sections: Sequence[Section], columns: Sequence[str], rows: 
     shown = [cell for section in sections for row in section.cells for cell in row]
     sizes = [cell.size for cell in shown if isinstance(cell, Image.Image)]
     width, height = cell_size(sizes, sum(len(columns) * len(section.cells) for section in sections))
-    font = ImageFont.load_default(max(11, min(width, height) // 18))
+    font = ImageFont.load_default(min(48, max(11, min(width, height) // 18)))
     frame = _Frame(width=width, height=height, font=font, columns=columns, rows=rows)
     tops, top = [], 0
     for section in sections:
