@@ -148,6 +148,12 @@ class GenerationRequest:
                 object.__setattr__(self, field, checked_value(field, kind, getattr(self, field)))
         object.__setattr__(self, "detailers", _checked_detailers(self.detailers))
 
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Hashes of the stored pictures that must be there."""
+        masks = [one.mask for one in self.detailers if one.is_on and one.mask is not None]
+        return (*(self.init.pictures if self.init else ()), *masks)
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GenerationRequest:
         """Build a request from JSON values. Raises RequestError for an unknown field, too."""

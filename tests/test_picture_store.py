@@ -139,6 +139,20 @@ def test_hashes_are_found_wherever_a_request_has_them():
     assert {*hashes_in(request.to_mapping())} == {a, b}
 
 
+def test_a_request_names_its_pictures_and_nothing_else():
+    a, b, c, d = (letter * 64 for letter in "abcd")
+    request = GenerationRequest.from_mapping(
+        {
+            "prompt": d,
+            "checkpoint": d,
+            "init": {"picture": a, "mask": {"picture": b}},
+            "detailers": [{"mask": c}, {"mask": d, "is_on": False}, {"detector": d}],
+        }
+    )
+    assert request.pictures == (a, b, c)
+    assert GenerationRequest(prompt=d).pictures == ()
+
+
 # Over HTTP
 
 
@@ -240,6 +254,16 @@ def test_addresses_of_anything_else_are_refused(client, url, status):
     answer = client.post(f"{PICTURES}/from-output", json={"url": url})
     assert answer.status_code == status
     assert status == 404 or answer.json()["field"] == "url"
+
+
+def test_a_job_without_its_picture_is_refused_before_it_is_queued(client, engine):
+    before = len(engine.jobs())
+    answer = client.post("/api/v1/jobs", json={"prompt": "a cat", "init": {"picture": "0" * 64}, **SMALL})
+    assert (answer.status_code, answer.json()["error"]) == (422, "UnknownPicture")
+    assert len(engine.jobs()) == before
+    entry = engine.checkpoint()
+    by_hash = GenerationRequest(prompt="0" * 64, checkpoint=engine.library.hash(entry).sha256, seed=1, **SMALL)
+    assert engine.plan(by_hash).model.checkpoint == entry.name
 
 
 def test_unused_pictures_can_be_removed(client, engine):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,7 +17,7 @@ from backend.http.sdapi.txt2img_body import read_txt2img
 from backend.http.security import Security
 from backend.http.server import build_app
 from backend.init_image import InitImage, InpaintArea, MaskedContent, MaskInput, ResizeMode
-from backend.pipeline.infotext import write_infotext
+from backend.pipeline.infotext import read_infotext, write_infotext
 from backend.pipeline.infotext_pictures import parameters_of
 from backend.second_pass import HiresFix
 from tests.http_server import SMALL, client_of, engine_in
@@ -301,3 +303,78 @@ def test_a_body_with_a_wrong_field_leaves_no_picture_behind(engine):
     with pytest.raises(RequestError, match="steps"):
         img2img(engine, init_images=[sent(png((1, 2, 3)))], steps="many")
     assert engine.pictures.size() == before
+
+
+# What comes out
+
+
+def made(client, path, **body):
+    answer = client.post(f"{SDAPI}/{path}", json={"prompt": "a cat", "seed": 3, **SMALL, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json(), json.loads(answer.json()["info"])
+
+
+def pixels_of(answer) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))))
+
+
+def file_of(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def noisy_picture() -> bytes:
+    return file_of(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)))
+
+
+def test_img2img_makes_a_picture_that_says_what_it_began_with(client):
+    answer, info = made(client, "img2img", init_images=[sent(PICTURE)], denoising_strength=0.6)
+    assert pixels_of(answer).shape == (64, 64, 3)
+    written = read_infotext(info["infotexts"][0]).parameters
+    assert (written["Denoising strength"], written["Init image"]) == ("0.6", SHA256)
+    assert info["denoising_strength"] == 0.6
+    assert info["extra_generation_params"]["Resize mode"] == "Just resize"
+    assert answer["parameters"]["init_images"] is None
+    shown, _ = made(client, "img2img", init_images=[sent(PICTURE)], include_init_images=True)
+    assert shown["parameters"]["init_images"] == [sent(PICTURE)]
+
+
+def test_the_infotext_of_a_picture_makes_it_again(client):
+    answer, info = made(client, "img2img", init_images=[sent(PICTURE)], denoising_strength=0.5, resize_mode=1)
+    again, _ = made(client, "img2img", infotext=info["infotexts"][0])
+    assert again["images"] == answer["images"]
+
+
+@pytest.mark.parametrize("full_res", [False, True])
+def test_outside_of_the_mask_every_pixel_stays(client, full_res):
+    picture = noisy_picture()
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (16, 16, 40, 40))
+    answer, info = made(
+        client, "img2img", init_images=[sent(picture)], mask=sent(file_of(mask)), mask_blur=0, inpainting_fill=1,
+        inpaint_full_res=full_res, inpaint_full_res_padding=8, denoising_strength=1.0,
+    )  # fmt: skip
+    before, after = np.asarray(Image.open(io.BytesIO(picture))), pixels_of(answer)
+    outside = np.asarray(mask) == 0
+    assert np.array_equal(before[outside], after[outside])
+    assert not np.array_equal(before[~outside], after[~outside])
+    told = info["extra_generation_params"].get("Inpaint area")
+    assert told == ("Only masked" if full_res else "Whole picture")
+
+
+def test_hires_fix_makes_a_larger_picture_that_can_be_made_again(client):
+    fields = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent (nearest-exact)", "hr_second_pass_steps": 1}
+    answer, info = made(client, "txt2img", **fields, denoising_strength=0.5)
+    assert pixels_of(answer).shape == (128, 128, 3)
+    extra = info["extra_generation_params"]
+    assert (extra["Hires upscale"], extra["Hires upscaler"]) == ("2", "Latent (nearest-exact)")
+    again, _ = made(client, "txt2img", infotext=info["infotexts"][0])
+    assert np.array_equal(pixels_of(again), pixels_of(answer))
+    small, _ = made(client, "txt2img", infotext=info["infotexts"][0], enable_hr=False)
+    assert pixels_of(small).shape == (64, 64, 3)
+
+
+def test_an_upscaler_that_is_not_here_is_refused_by_its_field(client):
+    answer = client.post(f"{SDAPI}/txt2img", json={"enable_hr": True, "hr_upscaler": "Unheard of", **SMALL})
+    assert (answer.status_code, answer.json()["field"]) == (422, "hr_upscaler")

@@ -375,9 +375,7 @@ class Engine:
 
         Raises RequestError, UnknownName, UnknownPicture, FileError.
         """
-        # Weight files are named by hashes, too.
-        others = dataclasses.replace(request, recipe=None, adapters=(), name_hashes=())
-        self.pictures.require(hashes_in(others.to_mapping()))
+        self.pictures.require(request.pictures)
         plan = self._plan_first(request)
         notices = list(plan.notices)
         if request.hires is not None:
