@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from backend.diffusion.latent_upscaling import BUILTIN as LATENT_UPSCALERS
+from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.components import ENCODER_LABELS
 from backend.engine.engine import Engine
 from backend.engine.library import CheckpointEntry
+from backend.engine.upscalers import LANCZOS
 from backend.errors import EmulsionError
 from backend.registry import Named
 from backend.request import PredictionKind
@@ -17,7 +18,6 @@ Choices: TypeAlias = list[tuple[str, str]]
 
 _MAX_PROBLEM = 160  # characters
 _AS_FIRST = "As in the first pass"
-_RESAMPLING = [("Lanczos", "lanczos"), ("Bicubic", "bicubic"), ("Nearest", "nearest")]
 _PREDICTIONS = {
     PredictionKind.EPS: "Noise (eps)",
     PredictionKind.V: "v",
@@ -28,6 +28,7 @@ _PREDICTIONS = {
 def choices_of(engine: Engine, checkpoint: str, prediction: str = "") -> dict[str, Choices]:
     """Every list, as it is at this moment; checkpoint and prediction decide what the model's own choices are."""
     checkpoints = [(entry.name, entry.name) for entry in engine.library.checkpoints() if not entry.problem]
+    upscalers = upscalers_of(engine)
     samplers, schedules = _labelled(engine.catalog.samplers), _labelled(engine.catalog.schedules)
     return {
         "checkpoint": [(_shown(entry), entry.name) for entry in engine.library.checkpoints()],
@@ -44,12 +45,18 @@ def choices_of(engine: Engine, checkpoint: str, prediction: str = "") -> dict[st
         ],
         "emphasis": _labelled(engine.catalog.emphasis_modes),
         "noise_source": _labelled(engine.catalog.noise_sources),
-        "init.upscaler": [("Lanczos", ""), *_RESAMPLING[1:]],
-        "hires.upscaler": [*_labelled(LATENT_UPSCALERS), *_RESAMPLING],
+        "init.upscaler": [("Lanczos", ""), *(pair for pair in upscalers if pair[1] != LANCZOS)],
+        "hires.upscaler": [*_labelled(engine.catalog.latent_upscalers), *upscalers],
         "hires.checkpoint": [(_AS_FIRST, ""), *checkpoints],
         "hires.sampler": [(_AS_FIRST, ""), *samplers],
-        "hires.schedule": [(_AS_FIRST, ""), *schedules],
+        "hires.schedule": [(_AS_FIRST, ""), ("Automatic", AUTOMATIC), *schedules],
     }
+
+
+def upscalers_of(engine: Engine) -> Choices:
+    """Networks, and ways of resampling by their labels: of a file, its name says more."""
+    usable = (entry for entry in engine.upscalers.entries() if not entry.problem)
+    return [(entry.name if entry.path else entry.label, entry.name) for entry in usable]
 
 
 def usual_checkpoint(engine: Engine) -> str:

@@ -96,6 +96,7 @@ def _connect_model(engine: Engine, form: Form) -> None:
     def look_again(name: str | None, predicted: str | None) -> Updates:
         """Read the folders of models again. A checkpoint that is gone is replaced by the usual one."""
         engine.library.refresh()
+        engine.upscalers.refresh()
         choices = choices_of(engine, str(name or ""), predicted or "")
         chosen = _one_of(choices["checkpoint"], name) or usual_checkpoint(engine) or None
         return {

@@ -65,7 +65,7 @@ def generation_form(engine: Engine, name: str, picture: PictureFields | None = N
             with box("Tiled diffusion", "tiles.is_on"):
                 tiles = tile_fields(name, has_picture=picture is not None)
             with box("Details", "detailers"):
-                detailers = detail_field()
+                detailers = detail_field(engine)
             with box("Refiner", "refiner"):
                 refiner = refiner_fields(name, choices)
             with gr.Accordion("Advanced", open=False, elem_classes=["em-card"]):

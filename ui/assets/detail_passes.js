@@ -1,6 +1,6 @@
 // Detail passes: regions of the finished picture that are made again, one pass after the other.
 
-import { action, element, labelled, numberInput } from "./elements.js";
+import { action, element, labelled, numberInput, select } from "./elements.js";
 import { canvasId, canvasIn, formOf, PICTURE_FORMS } from "./form_scope.js";
 import { flush } from "./mask_canvas.js";
 import { note } from "./messages.js";
@@ -24,6 +24,7 @@ export function mount({ element: frame, props, watch, send }) {
   host.replaceChildren(hint, list, add);
   let passes = [];
   const form = formOf(frame);
+  const detectors = JSON.parse(host.dataset.detectors);
   const hasCanvas = PICTURE_FORMS.includes(form);
 
   function changed() {
@@ -54,15 +55,15 @@ export function mount({ element: frame, props, watch, send }) {
     head.append(isOn, element("span", "em-label", `Pass ${index + 1}`), remove);
     const numbers = element("div", "em-pass-numbers");
     numbers.append(
-      labelled("Strength", numberInput(pass.denoising_strength, (value) => set("denoising_strength", value), { min: 0, max: 1, step: 0.05 })),
-      labelled("Padding", numberInput(pass.padding, (value) => set("padding", value), { min: 0, max: 1024, step: 1 })),
-      labelled("Size", openNumber(pass.size, (value) => set("size", value), { min: 64, max: 4096, step: 8, placeholder: "model" })),
-      labelled("Steps", openNumber(pass.steps, (value) => set("steps", value), { min: 1, max: 1000, step: 1, placeholder: "as picture" })),
+      labelled("Pass strength", numberInput(pass.denoising_strength, (value) => set("denoising_strength", value), { min: 0, max: 1, step: 0.05 })),
+      labelled("Pass padding", numberInput(pass.padding, (value) => set("padding", value), { min: 0, max: 1024, step: 1 })),
+      labelled("Pass size", openNumber(pass.size, (value) => set("size", value), { min: 64, max: 4096, step: 8, placeholder: "model" })),
+      labelled("Pass steps", openNumber(pass.steps, (value) => set("steps", value), { min: 1, max: 1000, step: 1, placeholder: "as picture" })),
     );
-    const prompt = element("textarea", "", "", { rows: 1, placeholder: "As the picture's" });
+    const prompt = element("textarea", "", "", { rows: 1, placeholder: "As the picture's", "aria-label": `Prompt of pass ${index + 1}` });
     prompt.value = pass.prompt ?? "";
     prompt.addEventListener("input", () => set("prompt", prompt.value));
-    card.append(head, whereOf(pass, index), numbers, labelled("Prompt of the details", prompt));
+    card.append(head, whereOf(pass, index), numbers, labelled("Prompt", prompt));
     return card;
   }
 
@@ -83,7 +84,7 @@ export function mount({ element: frame, props, watch, send }) {
       box.append(what);
       return box;
     }
-    const text = element("textarea", "em-pass-regions", "", { rows: 2, spellcheck: "false", placeholder: "x, y, width, height" });
+    const text = element("textarea", "em-pass-regions", "", { rows: 2, spellcheck: "false", placeholder: "x, y, width, height", "aria-label": `Rectangles of pass ${index + 1}` });
     text.value = regionsText(pass.rectangles ?? []);
     text.addEventListener("input", () => {
       const found = readRegions(text.value);
@@ -115,7 +116,15 @@ export function mount({ element: frame, props, watch, send }) {
         }),
       );
     }
-    box.append(labelled(`Rectangles of pass ${index + 1}`, text, "In pixels, one a line: x, y, width, height."), tools);
+    if (detectors.length) {
+      const find = (detector) => {
+        Object.assign(pass, { detector, rectangles: [] });
+        changed();
+        draw();
+      };
+      tools.append(select([["", "Find with"], ...detectors], "", find, { "aria-label": `Detector of pass ${index + 1}` }));
+    }
+    box.append(labelled("Rectangles", text, "In pixels, one a line: x, y, width, height."), tools);
     return box;
   }
 
