@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from backend.errors import Cancelled
 from backend.families.family import Model
@@ -271,6 +272,25 @@ def test_what_a_detector_finds_is_made_again(model: Model) -> None:
     first, inside = made(model, plan_of())[0].pixels, np.asarray(MASK) > 0
     assert np.array_equal(image[~inside], first[~inside])
     assert (image[inside] != first[inside]).any()
+
+
+def test_each_part_of_a_mask_is_a_region_of_its_own_the_largest_first(model: Model) -> None:
+    mask = ImageChops.lighter(mask_of((4, 4, 11, 11)), mask_of((40, 36, 51, 55)))
+    painted = made(model, detail(plan_of(), mask=name_of(mask)), World(model, mask))[0].pixels
+    rectangles = (Rectangle(x=40, y=36, width=12, height=20), Rectangle(x=4, y=4, width=8, height=8))
+    assert np.array_equal(painted, made(model, detail(plan_of(), rectangles=rectangles))[0].pixels)
+
+
+def test_a_mask_of_specks_is_told_and_an_empty_one_finds_nothing(model: Model) -> None:
+    specks = Image.new("L", (SIDE, SIDE))
+    for at in range(65):
+        specks.putpixel((4 * (at % 16), 4 * (at // 16)), 255)
+    for mask, told in ((specks, "more than 64 separate parts"), (Image.new("L", (SIDE, SIDE)), "found nothing")):
+        recorder = Recorder()
+        means, plan = World(model, mask).means(), detail(plan_of(), mask=name_of(mask))
+        with contextlib.suppress(Cancelled):
+            list(generate(plan, model, recorder, lambda: bool(recorder.notices), means=means))  # noqa: B023
+        assert told in recorder.notices[0]
 
 
 def test_tiles_that_are_made_to_their_end_cover_the_picture(model: Model) -> None:

@@ -9,14 +9,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from backend.errors import Cancelled
-from backend.images.masks import fitted, mask_of
+from backend.images.masks import fitted, mask_of, rounded
+from backend.images.regions import parts, regions
 from backend.init_image import InitImage, InpaintArea, MaskInput
 from backend.pipeline.course import Stretch
 from backend.pipeline.from_picture import PictureMaker, source_of
 from backend.pipeline.pixels import Pixels
 from backend.pipeline.plan import DetailPass
 from backend.pipeline.tools import Tools
-from backend.second_pass import Detailer, Rectangle
+from backend.second_pass import MAX_REGIONS, Detailer, Rectangle
 
 
 def detailed(details: DetailPass, stretch: Stretch, picture: Pixels, seed: int, tools: Tools) -> Pixels:
@@ -50,7 +51,13 @@ def _masks(detailer: Detailer, picture: Image.Image, tools: Tools) -> Iterator[I
                 f"{picture.width} x {picture.height} pixels, and was passed over."
             )
     if detailer.mask is not None:
-        yield fitted(mask_of(tools.given().picture(detailer.mask)), picture.size)
+        painted = rounded(fitted(mask_of(tools.given().picture(detailer.mask)), picture.size))
+        if len(regions(painted, MAX_REGIONS + 1)) > MAX_REGIONS:
+            tools.report.notice(
+                f"The mask of the details has more than {MAX_REGIONS} separate parts; "
+                f"only the largest {MAX_REGIONS} are made again."
+            )
+        yield from parts(painted, MAX_REGIONS)
     if detailer.detector is not None:
         yield from tools.given().detect(detailer.detector, picture)
 
