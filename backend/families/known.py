@@ -287,13 +287,18 @@ KNOWN = (
     _known(
         "upscaler",
         "ESRGAN upscaler",
-        has_keys("conv_first.weight"),
-        "it enlarges pictures and is no checkpoint; this version does not use it yet. Keep it, in models/upscalers.",
+        any_of(
+            has_keys("conv_first.weight"),
+            has_keys("params_ema.conv_first.weight"),
+            has_keys("params.conv_first.weight"),
+            has_keys("body.0.weight", "body.1.weight", "body.2.weight"),
+        ),
+        "it enlarges pictures and is no checkpoint. Move it into models/upscalers.",
     ),
     _known(
         "upscaler-old",
         "ESRGAN upscaler (old names)",
         has_keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"),
-        "it enlarges pictures and is no checkpoint; this version does not use it yet. Keep it, in models/upscalers.",
+        "it enlarges pictures and is no checkpoint. Move it into models/upscalers.",
     ),
 )
