@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future, wait
 import torch
 from torch import Tensor
 
+from backend.memory.layouts import Layout
 from backend.memory.leaves import Leaf, leaves_of, on_meta, total_bytes
 from backend.memory.mapped_pages import forget_pages
 from backend.memory.part import Part
@@ -39,6 +40,7 @@ class HeldNetwork:
         self._resident: dict[Leaf, dict[str, Tensor]] = {}  # by attribute
         self._streamers: tuple[Streamer, ...] = ()
         self.placement: Placement | None = None
+        self._spare: dict[str, list[Tensor]] = {}  # by the way of their layouts
 
     @property
     def is_on_host(self) -> bool:
@@ -85,6 +87,7 @@ class HeldNetwork:
             stay = [leaf for leaf in self._leaves if leaf.name in placement.resident]
             self._load([leaf for leaf in stay if leaf not in self._resident])
         finally:
+            self._spare.clear()
             self._stream()
 
     def take_over(self, lender: HeldNetwork, wanted: Collection[str]) -> int:
@@ -115,6 +118,21 @@ class HeldNetwork:
             leaf.remove()
         self._stream()
         return given
+
+    def reuse(self, lender: HeldNetwork) -> None:
+        """Empty another network, whose memory is filled anew by the `arrange` that must follow."""
+        for leaf, weights in lender.empty().items():
+            for tensor in leaf.tensors:
+                if self.is_on_host and not tensor.layout.is_as_stored:
+                    self._spare.setdefault(tensor.layout.way, []).append(weights[tensor.attribute])
+
+    def empty(self) -> dict[Leaf, dict[str, Tensor]]:
+        """Part with all resident layers, whose memory nobody else uses."""
+        self._stop_streaming()
+        left = dict(self._resident)
+        self._remove(left)
+        self._stream()
+        return left
 
     def shed(self, num_bytes: int) -> None:
         """Give up at least `num_bytes` bytes, if there are so many: rings, and then the largest layers."""
@@ -188,14 +206,18 @@ class HeldNetwork:
     def _load_on_host(self, leaves: list[Leaf]) -> dict[Leaf, dict[str, Tensor]]:
         """Views of the file where it holds them as they are wanted."""
         # All memory is taken by one thread: the C library keeps some of what is given back for each that took any.
-        device = self.part.target.device
         rooms = {
-            leaf: {t.attribute: None if t.layout.is_as_stored else t.layout.empty(device) for t in leaf.tensors}
+            leaf: {t.attribute: None if t.layout.is_as_stored else self._room(t.layout) for t in leaf.tensors}
             for leaf in leaves
         }
         found = [self._readers.submit(self._fill, leaf, room) for leaf, room in rooms.items()]
         wait(found)
         return dict(zip(leaves, [future.result() for future in found], strict=True))
+
+    def _room(self, layout: Layout) -> Tensor:
+        """What is there already, because fresh memory costs nearly as much as filling it."""
+        spare = self._spare.get(layout.way)
+        return spare.pop() if spare else layout.empty(self.part.target.device)
 
     def _fill(self, leaf: Leaf, rooms: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import os
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,12 +26,14 @@ from backend.memory.part import Part
 from backend.memory.placement import SMALL, LeafSize, Placement, place
 from backend.memory.supply import Buffers, DeviceSupply, HostSupply, Supply
 from backend.memory.transport import PlainTransport, Transport
+from backend.weights.single_threads import single_threaded_pool
 
 __all__ = ["Held", "Part", "Residency"]
 
 _log = logging.getLogger(__name__)
 
-_READERS = 2  # threads that read files; a disk is read faster with several requests under way
+# Threads that read files and convert what they read; a disk is read faster with several requests under way.
+_READERS = max(2, min(8, os.cpu_count() or 2))
 _KEPT_BY_SHRINKING = 0.75
 _KEPT_SIZES = 32  # lists of layers, some hundred kilobytes each
 
@@ -78,10 +81,12 @@ class Residency:
         self._cache = HostCache(host_budget, staging)
         self._buffers = Buffers(staging, _READERS)
         self._small = small
-        self._readers = readers or ThreadPoolExecutor(_READERS, thread_name_prefix="weights")
+        self._readers = readers or single_threaded_pool(_READERS, "weights")
         self._held: OrderedDict[str, HeldNetwork] = OrderedDict()
         self._sizes: OrderedDict[str, list[LeafSize]] = OrderedDict()
         self._working_bytes = 0
+        self._built: HeldNetwork | None = None  # for its sizes, and perhaps to be used next
+        self._of_job: set[str] = set()  # keys of what this job has used
         self._lock = threading.Lock()  # of the table: held for a moment
         self._changing = threading.RLock()  # of what is in memory: held for seconds, while `report` goes on answering
 
@@ -100,6 +105,7 @@ class Residency:
                 title=part.title,
             )
             self._working_bytes = working_bytes
+            self._of_job.add(part.key)
             is_new = placement != network.placement
             self._share(network, placement)
             self._make_room(placement.num_bytes, keeping=network)
@@ -115,7 +121,10 @@ class Residency:
         """The layers of a part and their bytes, from the header of its file. Raises KeysDoNotMatch."""
         with self._changing:
             if part.key not in self._sizes:
-                self._sizes[part.key] = (self._find(part) or self._new(part)).sizes()
+                network = self._find(part)
+                if network is None:
+                    network = self._built = self._new(part)
+                self._sizes[part.key] = network.sizes()
             self._sizes.move_to_end(part.key)
             while len(self._sizes) > _KEPT_SIZES:
                 self._sizes.popitem(last=False)
@@ -132,6 +141,8 @@ class Residency:
         with self._changing:
             self.budget = self._full_budget if self._reread is None else self._reread(self.used())
             self._working_bytes = 0
+            self._built = None
+            self._of_job.clear()
             self._make_room(0, keeping=None)
 
     def shrink(self) -> None:
@@ -174,6 +185,7 @@ class Residency:
         with self._lock:
             leaving = list(self._held.values())
             self._held.clear()
+            self._built = None
         while leaving:
             leaving.pop().forget_pages()
         self._cache.drop()
@@ -185,11 +197,17 @@ class Residency:
             return self._held.get(part.key)
 
     def _new(self, part: Part) -> HeldNetwork:
+        built, self._built = self._built, None
+        if built is not None and built.part.key == part.key:
+            return built
         return HeldNetwork(part, self._supply(part), self._readers, self._small, self._admit)
 
     def _share(self, network: HeldNetwork, placement: Placement) -> None:
         """Layers that another network of this kind holds with the same weights change over from it, as where models
-        are made of others and only some of their weights differ. Nothing is held twice, and nothing is read."""
+        are made of others and only some of their weights differ. Nothing is held twice, and nothing is read.
+
+        What it then has left of an earlier job is only the weights that differ, as of another strength of an adapter:
+        their memory is used for the new ones."""
         with self._lock:
             others = [
                 other
@@ -202,6 +220,8 @@ class Residency:
             taken = network.take_over(other, placement.resident)
             if taken:
                 _log.info("%s takes over %s from %s", network.part.title, as_text(taken), other.part.title)
+                if other.part.key not in self._of_job:
+                    network.reuse(other)
             if not other.device_bytes:
                 with self._lock:
                     del self._held[other.part.key]

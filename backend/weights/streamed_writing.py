@@ -11,17 +11,17 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from backend.errors import Cancelled, DiskFull, OutputError
 from backend.weights.atomic import atomic_file
 from backend.weights.safetensors_header import DTYPES, is_possible_name
+from backend.weights.single_threads import single_threaded_pool
 from backend.weights.source import TensorSpec
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -112,9 +112,9 @@ class _Writing:
         for name in self.places:
             waiting.put(name)
         self._done = [0] * workers
-        with ThreadPoolExecutor(workers + 1, thread_name_prefix="writes a model") as pool:
+        with single_threaded_pool(workers + 1, "writes a model") as pool:
             try:
-                jobs = self._begin(pool, workers, waiting)
+                jobs = [pool.submit(self._work, waiting, number) for number in range(workers)]
                 flushing = pool.submit(self._flush)
                 pending = set(jobs)
                 while pending and not any(job.done() and job.exception() for job in jobs):
@@ -127,24 +127,7 @@ class _Writing:
         for job in (*jobs, flushing):
             job.result()
 
-    def _begin(self, pool: ThreadPoolExecutor, workers: int, waiting: queue.SimpleQueue[str]) -> list[Future[None]]:
-        """Threads in which PyTorch does not divide its work further: they are as many as there is work for.
-
-        A thread takes the number that is set when it first asks, and keeps it.
-        """
-        before = torch.get_num_threads()
-        has_begun = threading.Barrier(workers + 1)
-        torch.set_num_threads(1)
-        try:
-            jobs = [pool.submit(self._work, waiting, number, has_begun) for number in range(workers)]
-            has_begun.wait()
-        finally:
-            torch.set_num_threads(before)
-        return jobs
-
-    def _work(self, waiting: queue.SimpleQueue[str], number: int, has_begun: threading.Barrier) -> None:
-        torch.get_num_threads()
-        has_begun.wait()
+    def _work(self, waiting: queue.SimpleQueue[str], number: int) -> None:
         while not self._is_over.is_set():
             try:
                 name = waiting.get_nowait()
