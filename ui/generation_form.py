@@ -49,7 +49,7 @@ def generation_form(engine: Engine, name: str, picture: PictureFields | None = N
     classes = ["em-columns", *(["em-with-picture"] if picture else [])]
     with gr.Row(elem_id=form_id(name), elem_classes=classes):
         with gr.Column(elem_classes=["em-form"], scale=0):
-            prompts = prompt_box(engine, name)
+            prompts = prompt_box(engine, name, is_short=picture is not None)
             pictures = picture(name, choices) if picture else {}
             with gr.Column(elem_classes=["em-card"]):
                 model = model_picker(engine, choices)

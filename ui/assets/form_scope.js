@@ -21,6 +21,10 @@ export function currentForm() {
 /** The form that can be seen when it begins with a picture, else "". */
 export const pictureForm = () => PICTURE_FORMS.find((name) => formElement(name)?.offsetParent) ?? "";
 
+/** An element of a form, such as ("box", "prompt"): see ui/element_ids.py. */
+export const elementIn = (kind, name, form = currentForm()) =>
+  document.getElementById([kind, ...(form === FIRST_FORM ? [] : [form]), name].join("-"));
+
 /** The canvas of a form that begins with a picture, as mask_canvas.js knows it. */
 export const canvasId = (form) => `canvas-${form}`;
 

@@ -1,4 +1,6 @@
-// Tags of LoRAs in the prompts of txt2img: which there are, how one comes in and how it goes out again.
+// Tags of LoRAs in the prompts of the form that was used last: which there are, how one comes in and how it goes out again.
+
+import { elementIn } from "./form_scope.js";
 
 const TAG = /<(?:lora|lyco):([^:>]*)(?::([^>]*))?>/gi;
 const HASH = /^#[0-9a-f]{8,64}$/;
@@ -7,14 +9,14 @@ const OPEN = "([{<";
 const CLOSED = ")]}>";
 
 let isTouched = false; // whether someone has put the cursor somewhere
-document.addEventListener("focusin", (event) => (isTouched ||= Boolean(event.target.closest?.("#box-prompt"))));
+document.addEventListener("focusin", (event) => (isTouched ||= Boolean(event.target.closest?.(".em-prompt-box"))));
 
-const area = (box) => document.querySelector(`#box-${box} textarea`);
+const area = (box) => elementIn("box", box)?.querySelector("textarea");
 export const promptNow = () => area("prompt")?.value ?? "";
 
 /** Call `watcher` with the prompt at every change that someone types. */
 export function watchPrompt(watcher) {
-  document.addEventListener("input", (event) => event.target.matches?.("#box-prompt textarea") && watcher(event.target.value));
+  document.addEventListener("input", (event) => event.target === area("prompt") && watcher(event.target.value));
 }
 
 /** [{name, rest, start, end}] of a prompt. rest: what follows the name, as written. */

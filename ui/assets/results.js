@@ -16,6 +16,7 @@ import { address, ask } from "./server.js";
 import { hasTab } from "./tabs.js";
 
 const MAX_THUMBNAILS = 60;
+const ROUTES = { generation: "api/v1/jobs", upscale: "api/v1/upscale" }; // by the kind of job: where it can be asked for
 const NARROW = matchMedia("(max-width: 980px)"); // as in 30-layout.css
 const MAX_ENLARGED = 4; // screen pixels per picture pixel: small models make small pictures
 
@@ -76,8 +77,8 @@ export function mount({ element }) {
   }
 
   const actions = {
-    again: (picture) => submit(picture.job.request, seedOf(picture.job.images[0])),
-    hires: (picture) => submit(hiresRequest(picture), seedOf(picture)),
+    again: ({ job }) => submit(ROUTES[job.kind], againText(job)),
+    hires: (picture) => submit(ROUTES.generation, requestText(hiresRequest(picture), seedOf(picture))),
     compare,
     img2img: ({ url }) => sendPicture(url, "img2img"),
     inpaint: ({ url }) => sendPicture(url, "inpaint"),
@@ -110,14 +111,17 @@ export function revealResults() {
 
 /** Newest first. */
 function picturesOf(jobs) {
-  return jobs.flatMap((job) => job.images.map((image) => ({ ...image, job, prompt: job.request.prompt }))).reverse();
+  return jobs.flatMap((job) => job.images.map((image) => ({ ...image, job, prompt: job.request.prompt ?? "" }))).reverse();
 }
 
-/** Put a request into the queue as it is, with a seed in digits. */
-async function submit(request, seed) {
-  await ask("api/v1/jobs", {}, { body: requestText(request, seed) });
+/** Put a request, as JSON text, into the queue. */
+async function submit(route, text) {
+  await ask(route, {}, { body: text });
   followNewest();
 }
+
+/** The request of a job as it was; its seed is the first picture's. */
+const againText = (job) => (isGeneration(job) ? requestText(job.request, seedOf(job.images[0])) : JSON.stringify(job.request));
 
 /** What makes this picture alone again, with the second pass as the open form has it. */
 function hiresRequest({ job }) {
@@ -157,6 +161,7 @@ function stageIn(find) {
 }
 
 function limitSize(image, { width, height }) {
+  if (!width || !height) return; // nobody knows yet
   image.style.maxWidth = `${width * MAX_ENLARGED}px`;
   image.style.maxHeight = `${height * MAX_ENLARGED}px`;
 }
@@ -231,7 +236,8 @@ function thumbnail(picture) {
   button.type = "button";
   button.className = "em-thumbnail";
   button.setAttribute("role", "option");
-  button.setAttribute("aria-label", `Seed ${picture.seed}: ${picture.prompt.slice(0, 100) || "no prompt"}`);
+  const made = isGeneration(picture.job) ? `Seed ${picture.seed}: ${picture.prompt.slice(0, 100) || "no prompt"}` : `Made larger, ${picture.width} × ${picture.height}`;
+  button.setAttribute("aria-label", made);
   const image = new Image();
   image.loading = "lazy";
   image.alt = "";
@@ -255,6 +261,7 @@ function showDetails(find, picture) {
   find("details").hidden = !picture;
   if (!picture) return;
   find("infotext").textContent = picture.infotext;
+  for (const button of find("actions").querySelectorAll("[data-do=hires], [data-do=seed]")) button.hidden = !isGeneration(picture.job);
   const link = find("actions").querySelector("[data-do=download]");
   link.href = address(picture.url);
   link.download = decodeURIComponent(picture.url.split("/").at(-1));
@@ -304,7 +311,7 @@ function queueEntry(job, index) {
   const entry = document.createElement("li");
   entry.className = "em-queue-entry";
   const text = document.createElement("span");
-  text.textContent = isGeneration(job) ? job.request.prompt || "No prompt" : `Saving ${job.request.name}`;
+  text.textContent = waitingFor(job);
   const button = document.createElement("button");
   button.type = "button";
   button.className = "em-icon em-close";
@@ -312,6 +319,12 @@ function queueEntry(job, index) {
   button.addEventListener("click", () => cancel(job.id));
   entry.append(text, button);
   return entry;
+}
+
+function waitingFor({ kind, request }) {
+  if (kind === "generation") return request.prompt || "No prompt";
+  if (kind === "upscale") return request.pictures.length === 1 ? "A picture is made larger" : `${request.pictures.length} pictures are made larger`;
+  return `Saving ${request.name}`;
 }
 
 function setText(element, text) {

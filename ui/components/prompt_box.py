@@ -19,8 +19,11 @@ class PromptFields(NamedTuple):
     negative_prompt: gr.Textbox
 
 
-def prompt_box(engine: Engine, form: str) -> PromptFields:
-    """Both prompts. A picture or an infotext that is dropped on the first, or pasted, fills the form."""
+def prompt_box(engine: Engine, form: str, *, is_short: bool = False) -> PromptFields:
+    """Both prompts. A picture or an infotext that is dropped on the first, or pasted, fills the form.
+
+    is_short: where something else needs the room.
+    """
 
     def count_tokens(text: object) -> list[int]:
         """Tokens in a text, and how many fit into the chunks that they need."""
@@ -49,6 +52,11 @@ def prompt_box(engine: Engine, form: str) -> PromptFields:
         return text
 
     return PromptFields(
-        prompt=box("prompt", "Prompt", 4, "What should the picture show? Drop a picture here to use its settings."),
-        negative_prompt=box("negative_prompt", "Negative prompt", 2, "What should it not show?"),
+        prompt=box(
+            "prompt",
+            "Prompt",
+            2 if is_short else 4,
+            "What should the picture show? Drop a picture here to use its settings.",
+        ),
+        negative_prompt=box("negative_prompt", "Negative prompt", 1 if is_short else 2, "What should it not show?"),
     )
