@@ -6,7 +6,7 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -36,7 +36,7 @@ class Store:
 
 
 @contextmanager
-def served_canvases() -> Iterator[tuple[Store, str]]:
+def served_canvases() -> Generator[tuple[Store, str]]:
     """The store, and the address of the page: canvas-inpaint in the first tab, canvas-sketch in the second."""
     store = Store()
     app = FastAPI()
@@ -78,6 +78,9 @@ def _page(store: Store) -> gr.Blocks:
         store.generated.append(value)
         return value
 
+    def fill(text: str) -> str:
+        return text
+
     with gr.Blocks(title="Canvases", analytics_enabled=False, fill_width=True) as page:
         with gr.Tabs(elem_id="em-tabs"):
             with gr.Tab("Inpaint"), gr.Row(elem_classes=["em-columns"]):
@@ -95,5 +98,5 @@ def _page(store: Store) -> gr.Blocks:
                     gr.Markdown("Results")
         flushed = button.click(None, None, canvas, js=calls("mask_canvas.js", "flush", "canvas-inpaint"), queue=False)
         flushed.success(generate, canvas, shown, queue=False, preprocess=False)
-        filled.submit(lambda text: text, filled, canvas, queue=False)
+        filled.submit(fill, filled, canvas, queue=False)
     return page

@@ -152,9 +152,8 @@ export function makeEditor({ root, name, document: doc, settings, abilities, fai
     try {
       root.dataset.busy = "yes";
       const bitmap = await decode(file, file.name);
-      const isFirst = !doc.content;
       doc.open(makeContent({ bitmap, levels: await levelsOf(bitmap), blob: file }), undefined, "Picture");
-      if (isFirst && !settings.isChosen) settings.set({ size: Math.min(bitmap.width, bitmap.height) / USUAL_SHARE });
+      if (settings.isUsual) settings.set({ size: Math.min(bitmap.width, bitmap.height) / USUAL_SHARE });
       announce(`Picture of ${bitmap.width} by ${bitmap.height} pixels opened.`);
     } catch (error) {
       failed(error);

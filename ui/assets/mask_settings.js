@@ -10,9 +10,11 @@ export function makeSettings() {
   const settings = {
     ...USUAL,
     ...kept(),
+    /** Whether nothing was ever set in this browser. */
+    isUsual: localStorage.getItem(KEY) === null,
     watch: (watcher) => watchers.add(watcher),
     set(changes) {
-      Object.assign(settings, changes);
+      Object.assign(settings, changes, { isUsual: false });
       settings.size = Math.min(MAX_SIZE, Math.max(1, Math.round(settings.size)));
       settings.hardness = Math.min(1, Math.max(0, Math.round(settings.hardness * 100) / 100));
       localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(Object.keys(USUAL).map((name) => [name, settings[name]]))));
