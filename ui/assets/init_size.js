@@ -5,11 +5,12 @@ import { canvasIn, formOf } from "./form_scope.js";
 import { publishSize, watchModel } from "./model_defaults.js";
 
 const FACTORS = [0.5, 1, 1.5, 2, 3, 4];
-const LARGEST = 16384;
+const [SMALLEST, LARGEST] = [64, 16384];
 
 export function mount({ element, props, send }) {
   const group = element.querySelector(".em-factors");
-  let size = null; // of the picture with its new borders
+  let size = null; // of the picture with its new borders; null where a part of it is made at the model's own size
+  let isBordered = false; // then sides are rounded up, as the engine does it
   let step = 8;
 
   const draw = () => {
@@ -17,7 +18,7 @@ export function mount({ element, props, send }) {
     if (size) group.replaceChildren(...FACTORS.map(button));
     publishSize(element, size && scaled(1));
   };
-  const rounded = (value) => Math.min(LARGEST, Math.max(64, Math.round(value / step) * step));
+  const rounded = (value) => Math.min(LARGEST, Math.max(SMALLEST, (isBordered ? Math.ceil : halfToEven)(value / step) * step));
   const scaled = (factor) => ({ width: rounded(size.width * factor), height: rounded(size.height * factor) });
 
   function button(factor) {
@@ -35,11 +36,12 @@ export function mount({ element, props, send }) {
   }
 
   watchForm((values) => {
-    const { width, height, borders } = canvasIn(values);
+    const { width, height, mask, borders } = canvasIn(values);
     const { left = 0, top = 0, right = 0, bottom = 0 } = borders ?? {};
-    const next = width ? { width: width + left + right, height: height + top + bottom } : null;
-    if (JSON.stringify(next) === JSON.stringify(size)) return;
-    size = next;
+    const isPart = Boolean(mask) && values["init.mask.area"] === "masked";
+    const next = width && !isPart ? { width: width + left + right, height: height + top + bottom } : null;
+    if (JSON.stringify(next) === JSON.stringify(size) && isBordered === Boolean(borders)) return;
+    [size, isBordered] = [next, Boolean(borders)];
     draw();
   }, formOf(element));
   watchModel(element, ({ steps }) => {
@@ -47,4 +49,10 @@ export function mount({ element, props, send }) {
     step = steps.width ?? 8;
     draw();
   });
+}
+
+/** Round as Python does. */
+function halfToEven(value) {
+  const below = Math.floor(value);
+  return value - below === 0.5 ? below + (below % 2) : Math.round(value);
 }
