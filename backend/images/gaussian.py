@@ -52,7 +52,7 @@ def blur_columns(values: Floats, weights: Floats) -> Floats:
     """[..., H, W] blurred along W."""
     result = np.empty_like(values)
     for part, band in _bands(values.shape[-1], weights):
-        result[..., part] = values[..., band.low : band.high] @ band.weights.T
+        np.matmul(values[..., band.low : band.high], band.weights.T, out=result[..., part])
     return result
 
 

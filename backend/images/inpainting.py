@@ -163,7 +163,7 @@ def _area(whole: Image.Image, changing: Image.Image, box: Box, target: _Target) 
 
 def _on_white(picture: Image.Image, notices: list[str]) -> Image.Image:
     if picture.mode != "RGBA":
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     alpha = picture.getchannel("A")
     if alpha.getextrema() == (255, 255):
         return picture.convert("RGB")

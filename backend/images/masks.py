@@ -66,8 +66,8 @@ def blurred(mask: Image.Image, sigma: float) -> Image.Image:
     # Nothing is further away than `reach`, so only this part is computed, with as much around it for its own edges.
     part = _grown(Box(*box), 2 * reach, mask.size)
     values = np.asarray(mask.crop(part)).astype(np.float32)
-    values = _rounded_levels(gaussian.blur_columns(values, weights))  # 8 bits after each axis, as in OpenCV
-    values = _rounded_levels(gaussian.blur_rows(values, weights))
+    values = np.rint(gaussian.blur_columns(values, weights))  # 8 bits after each axis, as in OpenCV
+    values = np.rint(gaussian.blur_rows(values, weights))
     result = Image.new("L", mask.size)
     result.paste(Image.fromarray(values.astype(np.uint8)), part[:2])
     return result
@@ -103,14 +103,10 @@ def _widely_blurred(mask: Image.Image, sigma: float) -> Image.Image:
     """
     factor = 2 ** math.ceil(math.log2(sigma / _EXACT_SIGMA))
     reduced = np.asarray(mask.reduce(factor)).astype(np.float32)
-    levels = _rounded_levels(gaussian.blurred(reduced, math.sqrt((sigma / factor) ** 2 - 1 / 4)))
+    levels = np.rint(gaussian.blurred(reduced, math.sqrt((sigma / factor) ** 2 - 1 / 4)))
     small = Image.fromarray(levels.astype(np.uint8))
     whole = small.resize((small.width * factor, small.height * factor), Image.Resampling.BILINEAR)
     return whole.crop((0, 0, *mask.size))
-
-
-def _rounded_levels(values: gaussian.Floats) -> gaussian.Floats:
-    return np.floor(values + 0.5, out=values)
 
 
 def _lookup(level: Callable[[int], int]) -> list[int]:
