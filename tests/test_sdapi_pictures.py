@@ -375,6 +375,17 @@ def test_hires_fix_makes_a_larger_picture_that_can_be_made_again(client):
     assert pixels_of(small).shape == (64, 64, 3)
 
 
+def test_nothing_is_left_of_hires_fix_unless_it_is_to_be_kept(client, engine):
+    def kept():
+        return set(engine.settings.output_dir.rglob("*.png"))
+
+    before = kept()
+    made(client, "txt2img", enable_hr=True, hr_scale=1.5)
+    assert kept() == before
+    made(client, "txt2img", enable_hr=True, hr_scale=1.5, save_images=True)
+    assert len(kept() - before) == 2  # also what the first pass made
+
+
 def test_an_upscaler_that_is_not_here_is_refused_by_its_field(client):
     answer = client.post(f"{SDAPI}/txt2img", json={"enable_hr": True, "hr_upscaler": "Unheard of", **SMALL})
     assert (answer.status_code, answer.json()["field"]) == (422, "hr_upscaler")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from backend.commands.flags import OneLineParser, add_device_flags, add_extension_flags, add_model_flags
+from backend.commands.picture_arguments import add_picture_arguments
 from backend.recipe import StoredDtype
 from backend.request import DEFAULT_REFINER_SWITCH, PredictionKind
 
@@ -86,6 +87,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--exact-batches", action="store_true", default=None, help="every picture as if it were made alone, to the byte"
     )
+    add_picture_arguments(parser)
     add_model_flags(parser)
     add_device_flags(parser)
     add_extension_flags(parser)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from backend.commands.delivery import deliver, refuse_existing
 from backend.commands.flags import named_file, read_settings
 from backend.commands.interrupts import terminable
 from backend.commands.merge_recipe import read_lora
+from backend.commands.picture_fields import picture_fields
 from backend.commands.progress_line import ProgressLine
 from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView, SavedImage
+from backend.engine.picture_store import PictureStore
 from backend.engine.settings import Settings
 from backend.errors import Cancelled, EmulsionError, RequestError
 from backend.extensions.loader import load_extensions
@@ -35,7 +37,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
     Raises EmulsionError when the job cannot be queued or fails, Cancelled when it was stopped.
     """
     settings, names = _settings(values, root)
-    request = _request(values, settings.checkpoint, names)
+    request = _request(values, settings, names)
     targets = output_files(values.output, request.batch_size * request.batch_count)
     refuse_existing(targets, force=values.force)
     folder = targets[0].parent
@@ -45,7 +47,7 @@ def run(values: argparse.Namespace, root: Path) -> int:
     with scratch as output_dir, terminable():
         view = _make(dataclasses.replace(settings, output_dir=Path(output_dir)), request, safe_mode=values.safe_mode)
         written = [
-            deliver(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
+            _delivered(image, target, force=values.force) for image, target in zip(view.images, targets, strict=False)
         ]
     _report(view, written, as_json=values.json)
     match view.state:
@@ -69,10 +71,14 @@ def output_files(output: Path, count: int) -> list[Path]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Names:
-    """How the library knows the files, which may lie anywhere, that a command line names."""
+    """How the library knows the files, which may lie anywhere, that a command line names.
+
+    of_pictures: by the options that name them.
+    """
 
     vae: str | None
     refiner: str | None
+    of_pictures: Mapping[str, str | None]
     text_encoders: tuple[str, ...]
     adapters: tuple[AdapterRow, ...]
 
@@ -83,16 +89,25 @@ def _settings(values: argparse.Namespace, root: Path) -> tuple[Settings, _Names]
     refiner, refiner_file = named_file(values.refiner)
     encoders = [named_file(encoder) for encoder in values.text_encoders]
     loras = [_lora(text) for text in values.loras]
+    hires_checkpoint, hires_file = named_file(values.hires_checkpoint)
+    upscaler, upscaler_file = named_file(values.init_upscaler)
+    hires_upscaler, hires_upscaler_file = named_file(values.hires_upscaler)
     settings = dataclasses.replace(
         settings,
         lora_dirs=(*settings.lora_dirs, *(file for _, files in loras for file in files)),
-        checkpoint_dirs=(*settings.checkpoint_dirs, *refiner_file),
+        checkpoint_dirs=(*settings.checkpoint_dirs, *refiner_file, *hires_file),
+        upscaler_dirs=(*settings.upscaler_dirs, *upscaler_file, *hires_upscaler_file),
         vae_dirs=(*settings.vae_dirs, *vae_file),
         text_encoder_dirs=(*settings.text_encoder_dirs, *(file for _, files in encoders for file in files)),
     )
     return settings, _Names(
         vae=vae,
         refiner=refiner,
+        of_pictures={
+            "init_upscaler": upscaler,
+            "hires_upscaler": hires_upscaler,
+            "hires_checkpoint": hires_checkpoint,
+        },
         text_encoders=tuple(name for name, _ in encoders if name is not None),
         adapters=tuple(row for row, _ in loras),
     )
@@ -110,12 +125,13 @@ def _lora(text: str) -> tuple[AdapterRow, list[Path]]:
     return AdapterRow(use=use), file
 
 
-def _request(values: argparse.Namespace, checkpoint: str | None, names: _Names) -> GenerationRequest:
+def _request(values: argparse.Namespace, settings: Settings, names: _Names) -> GenerationRequest:
     width, height = values.size or (None, None)
     return GenerationRequest(
+        **picture_fields(values, names.of_pictures, PictureStore(settings.pictures_dir)),
         prompt=values.prompt,
         negative_prompt=values.negative,
-        checkpoint=checkpoint,
+        checkpoint=settings.checkpoint,
         vae=names.vae,
         text_encoders=names.text_encoders,
         adapters=names.adapters,
@@ -164,11 +180,28 @@ def _make(settings: Settings, request: GenerationRequest, *, safe_mode: bool) ->
         line.close()
 
 
+def _delivered(image: SavedImage, target: Path, *, force: bool) -> SavedImage:
+    """Also what its first pass left, under its name with "-before-hires" behind."""
+    saved = deliver(image, target, force=force)
+    if image.before_hires is None:
+        return saved
+    beside = saved.path.with_stem(f"{saved.path.stem}-before-hires")
+    first = deliver(dataclasses.replace(image, path=image.before_hires), beside, force=force)
+    return dataclasses.replace(saved, before_hires=first.path)
+
+
 def _report(view: JobView, written: Sequence[SavedImage], *, as_json: bool) -> None:
     if not as_json:
         for image in written:
             print(image.path)
         return
-    images = [{**dataclasses.asdict(image), "path": str(image.path)} for image in written]
+    images = [
+        {**dataclasses.asdict(image), "path": str(image.path), "before_hires": _text(image.before_hires)}
+        for image in written
+    ]
     facts = {"state": view.state.value, "seconds": view.seconds, "notices": view.notices, "error": view.error}
     print(json.dumps({**facts, "images": images}, indent=2))
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -141,7 +141,7 @@ class Engine:
             wants_compiling=lambda: self.preferences.compile_networks,
             on_compiler_failure=self._tell_of_compiler_failure,
         )
-        self.pictures = PictureStore(settings.data_dir / "pictures")
+        self.pictures = PictureStore(settings.pictures_dir)
         pickles = ConvertedPickles(settings.data_dir / "converted")
         self.embeddings = EmbeddingFiles(settings.embedding_dirs, pickles, library.hash_of)
         self.hypernetworks = HypernetworkFiles(settings.hypernetwork_dirs, pickles, library.hash_of)

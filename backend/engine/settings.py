@@ -42,6 +42,11 @@ class Settings:
     idle_unload_minutes: float | None = None
     compile_networks: bool | None = None
 
+    @property
+    def pictures_dir(self) -> Path:
+        """Where pictures that jobs begin with are stored."""
+        return self.data_dir / "pictures"
+
     @classmethod
     def for_root(cls, root: Path, **changes: Any) -> Settings:
         """The usual folders below `root`, with `changes`; a changed models_dir moves the folders of models with it."""

@@ -31,6 +31,6 @@ def taken_files(job: JobView, *, keep: bool) -> list[bytes]:
     paths = [image.path for image in job.images if image.path.exists()]
     files = [path.read_bytes() for path in paths]
     if not keep:
-        for path in paths:
+        for path in (*paths, *(image.before_hires for image in job.images if image.before_hires is not None)):
             path.unlink(missing_ok=True)
     return files
