@@ -83,8 +83,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     write_safetensors(path, {key: value.contiguous() for key, value in tensors.items()}, dict(metadata))
 
 
-def picture(engine: Engine, checkpoint: str | None, *loras: str, **fields: object) -> JobView:
-    rows = tuple(AdapterRow(use=AdapterUse(file=FileRef(name=name))) for name in loras)
+def picture(engine: Engine, checkpoint: str | None, *loras: str | AdapterRow, **fields: object) -> JobView:
+    rows = tuple(
+        AdapterRow(use=AdapterUse(file=FileRef(name=lora))) if isinstance(lora, str) else lora for lora in loras
+    )
     values = {"prompt": "a cat", "steps": 2, "seed": 5, "width": 64, "height": 64, **fields}
     request = GenerationRequest(checkpoint=checkpoint, adapters=rows, **values)  # pyright: ignore[reportArgumentType]
     view = engine.wait(engine.submit(request), TIMEOUT)

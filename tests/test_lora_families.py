@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from backend.adapter_row import AdapterRow, StrengthCurve
 from backend.engine.engine import Engine
 from backend.engine.job import JobView
+from backend.recipe import AdapterUse, FileRef
 from tests.lora_cases import KOHYA_MLP, MLP, Module, check_family, difference, empty_engine, picture, write_case
 
 # The tiny U-Nets of these files are in diffusers' layout, those of LoRAs for SDXL in that of single files.
@@ -69,3 +71,22 @@ def test_a_refiner_has_loras_of_its_own(engine: Engine) -> None:
     assert difference(with_lora, plain) > 10
     both = refined("sdxl", "sdxl-refiner", "sdxl-refiner", "sdxl")
     assert difference(both, refined("sdxl changed", "sdxl-refiner changed")) <= 1
+
+
+def test_the_strength_of_a_refiner_s_lora_follows_its_curve(engine: Engine) -> None:
+    write_case(engine, "sdxl", MODULES["sdxl"])
+    write_case(engine, "sdxl-refiner", REFINER, ss_base_model_version="sdxl_refiner_v0.9")
+
+    def refined(points: tuple[tuple[float, float], ...]) -> JobView:
+        # Steps 1, 2 and 3 of 0..3 are the refiner's.
+        curve = StrengthCurve(points=points, in_steps=True)
+        use = AdapterUse(file=FileRef(name="sdxl-refiner"), text_encoder_strength=0.0)
+        row = AdapterRow(use=use, curve=curve)
+        return picture(engine, "sdxl", row, refiner="sdxl-refiner", refiner_switch=0.25, steps=4, guidance_scale=15)
+
+    never, always = refined(((0, 0.0), (3, 0.0))), refined(((0, 1.0), (3, 1.0)))
+    assert difference(refined(((0, 1.0), (0.5, 1.0), (0.5, 0.0))), never) == 0
+    assert difference(refined(((0, 0.0), (0.5, 0.0), (0.5, 1.0))), always) == 0
+    partly = refined(((0, 0.0), (1.5, 0.0), (1.5, 1.0)))
+    assert difference(partly, never) > 0
+    assert difference(partly, always) > 0

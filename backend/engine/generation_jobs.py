@@ -15,7 +15,7 @@ from backend.engine.components import find_components
 from backend.engine.job import JobView, SavedImage
 from backend.engine.job_report import JobReport
 from backend.engine.library import CheckpointEntry, Library, TextEncoderEntry, VaeEntry
-from backend.engine.models import Models, added_adapters
+from backend.engine.models import Models, added_adapters, has_curves
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences
 from backend.errors import EmulsionError, NumericalError
@@ -23,7 +23,8 @@ from backend.families.family import Machine, Model
 from backend.pipeline.generate import GeneratedImage, generate
 from backend.pipeline.means import Means, OpenedModels
 from backend.pipeline.metadata import INFOTEXT_KEY, picture_texts
-from backend.pipeline.plan import GenerationPlan
+from backend.pipeline.passes import ModelOfStep
+from backend.pipeline.plan import GenerationPlan, RefinerPlan
 from backend.request import GenerationRequest
 from backend.weights.hashing import SHORT
 
@@ -92,6 +93,7 @@ class GenerationJobs:
             report.is_cancelled,
             models=opened.models,
             refiner=opened.refiner,
+            refiner_models=opened.refiner_models,
             encode_prompt=models.encode_prompt,
             first_image=len(view.images),
             preview_every=self._preferences().preview_every,
@@ -139,25 +141,30 @@ class GenerationJobs:
                 reads_ahead=reads_ahead and step == 0,
             )
 
-        model = model_at(0, plan.steps)
-        has_curves = any(adapter.row.curve for adapter in plan.adapters.acting)
+        refiner_at = self._refiner_at(plan, plan.refiner, files.checkpoint, reads_ahead) if plan.refiner else None
         return OpenedModels(
-            model=model,
-            models=model_at if has_curves else None,
-            refiner=self._opened_refiner(plan, files.checkpoint, reads_ahead) if plan.refiner else None,
+            model=model_at(0, plan.steps),
+            models=model_at if has_curves(plan) else None,
+            refiner=refiner_at(0, plan.steps) if refiner_at else None,
+            refiner_models=refiner_at if has_curves(plan, for_refiner=True) else None,
         )
 
-    def _opened_refiner(self, plan: GenerationPlan, entry: CheckpointEntry, reads_ahead: bool) -> Model:
-        assert plan.refiner is not None
-        files = find_components(plan.refiner.model, self._library)
-        return self._models.open(
-            files.checkpoint,
-            files.vae,
-            files.text_encoders,
-            vae_of=entry,
-            adapters=added_adapters(plan, for_refiner=True),
-            reads_ahead=reads_ahead,
-        )
+    def _refiner_at(
+        self, plan: GenerationPlan, refiner: RefinerPlan, entry: CheckpointEntry, reads_ahead: bool
+    ) -> ModelOfStep:
+        files = find_components(refiner.model, self._library)
+
+        def model_at(step: int, num_steps: int) -> Model:
+            return self._models.open(
+                files.checkpoint,
+                files.vae,
+                files.text_encoders,
+                vae_of=entry,
+                adapters=added_adapters(plan, for_refiner=True, step=step, num_steps=num_steps),
+                reads_ahead=reads_ahead and step == 0,
+            )
+
+        return model_at
 
     def _explained(self, error: NumericalError, request: GenerationRequest) -> EmulsionError:
         """Whether damaged weights are to blame, which only reading all of them tells."""

@@ -78,6 +78,11 @@ def added_adapters(
     )
 
 
+def has_curves(plan: GenerationPlan, *, for_refiner: bool = False) -> bool:
+    """Whether what a plan adds to its first model, or to the refiner, changes over the steps."""
+    return any(one.row.curve is not None for one in plan.adapters.acting if one.is_for_refiner == for_refiner)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Opened:
     """identity: equal ones mean equal weights. paths: of the files that it reads."""

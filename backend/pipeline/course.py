@@ -79,5 +79,13 @@ def _stretch(
     plan: GenerationPlan, models: OpenedModels, rest: Rest | None, encode: EncodePrompt, name: str = ""
 ) -> Stretch:
     piece, boxes = (plan, []) if rest is None else pieces_of(plan)
-    passes = passes_of(piece, models.model, models.refiner, encode, models.models, rest=rest)
+    passes = passes_of(
+        piece,
+        models.model,
+        models.refiner,
+        encode,
+        models.models,
+        refiner_models=models.refiner_models,
+        rest=rest,
+    )
     return Stretch(trip=Trip(plan=piece, model=models.model, passes=passes, name=name), boxes=tuple(boxes))

@@ -46,6 +46,7 @@ def generate(
     *,
     models: ModelOfStep | None = None,
     refiner: Model | None = None,
+    refiner_models: ModelOfStep | None = None,
     encode_prompt: EncodePrompt = lambda model, prompt: model.encode_prompt(prompt),
     first_image: int = 0,
     preview_every: int = 1,
@@ -58,7 +59,7 @@ def generate(
     models: which are `model` with other strengths of adapters, where these change over the steps; `model` reads the
     prompts and decodes. They are asked once for each step before the refiner.
     refiner: the model of `plan.refiner`, which takes the noisy latents over as they are; of the second pass, if there
-    is one.
+    is one. refiner_models: as `models`, for the refiner.
     encode_prompt: the model's own way, or a cache in front of it.
     first_image: how many images were made before; a job that was interrupted goes on there.
     preview_every: evaluations of the model between live previews; 0 for none.
@@ -72,7 +73,12 @@ def generate(
     def encode(model: Model, prompt: Prompt) -> Conditioning:
         return retry(lambda: encode_prompt(model, prompt))
 
-    first = OpenedModels(model=model, models=models, refiner=None if plan.hires else refiner)
+    first = OpenedModels(
+        model=model,
+        models=models,
+        refiner=None if plan.hires else refiner,
+        refiner_models=refiner_models,
+    )
     course = course_of(plan, first, encode, means)
     if first_image == 0:
         _tell_of_lost_text(course, report)

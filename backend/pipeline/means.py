@@ -14,11 +14,15 @@ from backend.pipeline.plan import GenerationPlan
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModels:
-    """The models of a plan. models: where they change over the steps, else None. refiner: see `generate`."""
+    """The models of a plan. models, refiner_models: where they change over the steps, else None.
+
+    refiner: see `generate`.
+    """
 
     model: Model
     models: ModelOfStep | None = None
     refiner: Model | None = None
+    refiner_models: ModelOfStep | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,18 +64,20 @@ def passes_of(
     encode: EncodePrompt,
     models: ModelOfStep | None = None,
     *,
+    refiner_models: ModelOfStep | None = None,
     rest: Rest | None = None,
 ) -> list[Pass]:
     """The passes of a job, none without steps, with their prompts encoded.
 
     rest: what is left of the schedule where a picture is there to begin with.
     models: for the steps before the refiner; None for `model` in all of them. What they know of levels and latents is
-    that of `model`, which reads the prompts.
+    that of `model`, which reads the prompts. refiner_models: the same for the steps of the refiner.
     Raises RequestError for a refiner whose latents are not those of the model, and what encoding raises.
     """
     levels = model.levels(*network_size(plan), plan.shift)
     sigmas = _sigmas(plan, levels, rest)
-    model_at = _one(model) if models is None else cache(partial(_model_at, models, len(sigmas) - 1))
+    num_steps = len(sigmas) - 1
+    model_at = _by_step(model, models, 0, num_steps)
     if len(sigmas) < 2:
         return []
     if refiner is None or plan.refiner is None:
@@ -85,7 +87,7 @@ def passes_of(
     refiner_levels = refiner.levels(*network_size(plan), plan.shift)
     stretches = (
         (model, model_at, levels, sigmas[: switch + 1]),
-        (refiner, _one(refiner), refiner_levels, sigmas[switch:]),
+        (refiner, _by_step(refiner, refiner_models, switch, num_steps), refiner_levels, sigmas[switch:]),
     )
     return [_pass(plan, *stretch, encode) for stretch in stretches if len(stretch[3]) > 1]
 
@@ -181,12 +183,9 @@ def _showing(part: Pass, picture: Tensor, mask: Tensor | None, manner: Manner) -
     )
 
 
-def _one(model: Model) -> Callable[[int], Model]:
-    return lambda step: model
-
-
-def _model_at(models: ModelOfStep, num_steps: int, step: int) -> Model:
-    return models(step, num_steps)
+def _by_step(model: Model, models: ModelOfStep | None, first: int, num_steps: int) -> Callable[[int], Model]:
+    """The model of a step of a pass that begins with step `first` of the job."""
+    return (lambda step: model) if models is None else cache(lambda step: models(first + step, num_steps))
 
 
 def _pass(
