@@ -217,6 +217,9 @@ class Patched(PlainStorage):
                 delta.add_to(piece, rows)
             out[rows].copy_(piece if out.dtype == dtype else piece.to(dtype))
 
+    def is_made(self, key: str) -> bool:
+        return key in self.deltas.keys or self._source.is_made(key)
+
     def packing(self, key: str) -> Packing | None:
         if key not in self.deltas.keys:
             return self._source.packing(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a weight is held. is_channels_last: a kernel. is_as_stored: on the host a view of the file will do.
+    """How a weight is held. is_channels_last: a kernel. is_as_stored: on the host a view of the file will do, and there
+    is one.
 
     packing: of rows [rows, row_bytes] of uint8, which is then the shape here.
     low_rank: of products [bytes] of uint8 that are added to a packed weight, and lie beside it.
@@ -84,7 +85,8 @@ def layout_in(owner: nn.Module, attribute: str, source: WeightSource, key: str, 
     """How the weight that `owner` has as `attribute` is to be held."""
     packing = source.packing(key) if attribute == "weight" and isinstance(owner, Packable) else None
     if packing is None or (packing.low_rank is not None and not isinstance(owner, Adaptable)):
-        return layout_of(source.spec(key), target)
+        layout = layout_of(source.spec(key), target)
+        return replace(layout, is_as_stored=False) if layout.is_as_stored and source.is_made(key) else layout
     shape = (source.spec(key).shape[0], packing.row_bytes)
     return Layout(shape, torch.uint8, is_as_stored=target.device.type == "cpu", packing=packing)
 

@@ -81,6 +81,10 @@ class MadeSource:
         else:
             out.copy_(self.read(key))
 
+    def is_made(self, key: str) -> bool:
+        stored = self._unchanged(key)
+        return stored is None or stored.source.is_made(stored.key)
+
     def packing(self, key: str) -> Packing | None:
         stored = self._unchanged(key)
         if stored is not None:

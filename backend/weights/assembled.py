@@ -52,6 +52,10 @@ class Assembled:
         source, name = self._places[key]
         source.read_into(name, out)
 
+    def is_made(self, key: str) -> bool:
+        source, name = self._places[key]
+        return source.is_made(name)
+
     def packing(self, key: str) -> Packing | None:
         source, name = self._places[key]
         return source.packing(name)

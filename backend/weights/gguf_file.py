@@ -78,6 +78,9 @@ class GgufFile:
         else:
             out.copy_(GgmlRows(entry.format, entry.spec.shape)(stored, torch.float32)[0])
 
+    def is_made(self, key: str) -> bool:
+        return self._entries[key].format is not None
+
     def packing(self, key: str) -> Packing | None:
         entry = self._entries[key]
         if entry.format is None or not _has_whole_rows(entry):

@@ -69,6 +69,9 @@ class PackedSource:
         self._weights[key].read_rows_into(stored)
         unpack_into(self._weights[key].packing(), stored, out)
 
+    def is_made(self, key: str) -> bool:
+        return key in self._weights or self._source.is_made(key)
+
     def packing(self, key: str) -> Packing | None:
         return self._weights[key].packing() if key in self._weights else self._source.packing(key)
 

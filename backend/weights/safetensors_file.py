@@ -74,6 +74,9 @@ class SafetensorsFile:
         is_widened = stored in self._fp8 and wanted.is_floating_point and wanted.itemsize > 1
         return self._fp8[stored](block, wanted) if is_widened else block.view(stored)
 
+    def is_made(self, key: str) -> bool:
+        return False
+
     def packing(self, key: str) -> Packing | None:
         spec = self.spec(key)
         if spec.dtype not in self._fp8 or len(spec.shape) < 2 or not spec.num_elements:

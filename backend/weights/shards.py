@@ -66,6 +66,9 @@ class Joined:
     def read_into(self, key: str, out: Tensor) -> None:
         self._of[key].read_into(key, out)
 
+    def is_made(self, key: str) -> bool:
+        return self._of[key].is_made(key)
+
     def packing(self, key: str) -> Packing | None:
         return self._of[key].packing(key)
 

@@ -59,6 +59,10 @@ class WeightSource(Protocol):
         """
         ...
 
+    def is_made(self, key: str) -> bool:
+        """Whether `read` makes the tensor, in memory of its own, so that `read_into` takes no more of it."""
+        ...
+
     def packing(self, key: str) -> Packing | None:
         """How the bytes in storage become numbers; None where they are numbers of the spec's dtype, in order.
 
@@ -100,6 +104,10 @@ class WeightSource(Protocol):
 
 class PlainStorage:
     """How tensors are stored that are what they are read as: a base for sources that have no smaller form of them."""
+
+    def is_made(self: WeightSource, key: str) -> bool:
+        self.spec(key)
+        return False
 
     def packing(self: WeightSource, key: str) -> Packing | None:
         self.spec(key)
@@ -176,6 +184,9 @@ class Renamed:
     def read_into(self, key: str, out: Tensor) -> None:
         self._source.read_into(self._originals[key], out)
 
+    def is_made(self, key: str) -> bool:
+        return self._source.is_made(self._originals[key])
+
     def packing(self, key: str) -> Packing | None:
         return self._source.packing(self._originals[key])
 
@@ -245,6 +256,9 @@ class Computed:
             out.copy_(self._values[key][1]())
         else:
             self._source.read_into(key, out)
+
+    def is_made(self, key: str) -> bool:
+        return key not in self._values and self._source.is_made(key)
 
     def packing(self, key: str) -> Packing | None:
         return None if key in self._values else self._source.packing(key)

@@ -57,6 +57,9 @@ class Viewed:
         self._source.read_into(view.key, whole)
         out.copy_(_seen(whole, view))
 
+    def is_made(self, key: str) -> bool:
+        return self._source.is_made(self._views[key].key)
+
     def packing(self, key: str) -> Packing | None:
         view = self._views[key]
         packing = None if view.transposed else self._source.packing(view.key)
