@@ -17,7 +17,7 @@ _TO_XYZ = np.array(  # linear sRGB to XYZ, D65 (IEC 61966-2-1), divided by the w
 ) / np.array([[0.95047], [1.0], [1.08883]])
 _CUT, _SLOPE, _OFFSET = (6 / 29) ** 3, (29 / 6) ** 2 / 3, 4 / 29  # CIE 15: the straight part near black
 _LUMINOSITY = np.array([0.3, 0.59, 0.11], np.float32)  # of W3C's compositing
-_LEVELS = 1024  # of a histogram
+_LEVELS = 4096  # of a channel, so many that none shows
 _RANGES = ((0.0, 100.0), (-128.0, 128.0), (-128.0, 128.0))  # of L, a, b
 
 
@@ -49,15 +49,19 @@ def lab_to_rgb(lab: Floats) -> Floats:
 
 def _matched(source: Floats, target: Floats, low: float, high: float) -> Floats:
     """`source` through the monotonous curve that gives it the distribution of `target`."""
-    edges = np.linspace(low, high, _LEVELS + 1)
-    middles = (edges[:-1] + edges[1:]) / 2
-    source_counts, target_counts = np.histogram(source, edges)[0], np.histogram(target, edges)[0]
-    occurring = target_counts > 0
-    curve = np.interp(_shares_below(source_counts), _shares_below(target_counts)[occurring], middles[occurring])
-    return np.interp(source, middles, curve).astype(np.float32)
+    source_levels, target_levels = (_quantised(values, low, high) for values in (source, target))
+    source_counts, target_counts = (np.bincount(of.ravel(), minlength=_LEVELS) for of in (source_levels, target_levels))
+    occurring = np.flatnonzero(target_counts)
+    middles = low + (occurring + 0.5) * (high - low) / _LEVELS
+    curve = np.interp(_shares_below(source_counts), _shares_below(target_counts)[occurring], middles)
+    return curve.astype(np.float32)[source_levels]
 
 
-def _shares_below(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _quantised(values: Floats, low: float, high: float) -> npt.NDArray[np.int32]:
+    return np.clip((values - low) * (_LEVELS / (high - low)), 0, _LEVELS - 1).astype(np.int32)
+
+
+def _shares_below(counts: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
     """What share of all lies below the middle of each level's own: so that one single colour goes to the median."""
     return (np.cumsum(counts) - counts / 2) / max(1, counts.sum())
 
@@ -66,7 +70,8 @@ def _with_luminosity_of(colours: Floats, light: Pixels) -> Pixels:
     """W3C Compositing Level 1, blend mode luminosity: hue and saturation of `colours`, brightness of `light`."""
     wanted = light.astype(np.float32) @ _LUMINOSITY
     shifted = colours + (wanted - colours @ _LUMINOSITY)[..., None]
-    lowest, highest = shifted.min(axis=-1), shifted.max(axis=-1)
+    red, green, blue = (shifted[..., channel] for channel in range(3))
+    lowest, highest = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
     with np.errstate(divide="ignore", invalid="ignore"):  # only taken where the colour leaves 0..255
         scale = np.minimum(
             np.where(lowest < 0, wanted / (wanted - lowest), 1),
