@@ -8,7 +8,7 @@ from backend.engine.engine import Engine
 from backend.extensions.loaded import Extensions
 from ui.components.header import header
 from ui.tabs import extensions as extensions_tab
-from ui.tabs import img2img, inpaint, lora, memory, merge, txt2img
+from ui.tabs import img2img, inpaint, lora, memory, merge, plots, txt2img
 
 TITLE = "Emulsion"
 
@@ -23,6 +23,7 @@ def build_page(engine: Engine, extensions: Extensions) -> gr.Blocks:
             inpaint.build(engine)
             lora.build(engine)
             merge.build()
+            plots.build()
             extensions_tab.build_extension_tabs(engine, extensions)
             memory.build()
             extensions_tab.build_list(extensions)

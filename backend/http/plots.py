@@ -12,9 +12,10 @@ from backend.engine.axis_catalog import axis_kinds
 from backend.engine.batch_request import READ_FIELDS, BatchRequest
 from backend.engine.board import Board
 from backend.engine.engine import Engine
+from backend.engine.plot_cells import single_changes
 from backend.engine.plot_estimate import estimated_seconds
 from backend.engine.plot_request import PlotRequest
-from backend.errors import UnknownName
+from backend.errors import RequestError, UnknownName
 from backend.http.axis_json import axis_kind_json
 from backend.http.board_json import BoardJson
 from backend.http.json_body import JsonObject
@@ -49,13 +50,16 @@ def plots_router(engine: Engine) -> APIRouter:
 
     @router.post("/plots/check")
     def check(body: JsonObject) -> dict[str, Any]:
-        """What a plot would come to; nothing is queued. Values of single axes are not planned."""
-        request = plot_from(body)
-        return {
-            "pictures": request.num_cells,
-            "seconds": estimated_seconds(request, engine.jobs(), engine.catalog.rules),
-            "axes": as_json.axes(request),
-        }
+        """What a plot would come to, or what is wrong with it; nothing is queued."""
+        try:
+            request = plot_from(body)
+            for _ in single_changes(request, engine.catalog.rules):
+                pass
+            seconds = estimated_seconds(request, engine.jobs(), engine.catalog.rules)
+        except RequestError as error:
+            return {"pictures": 0, "seconds": None, "axes": [], "problem": str(error), "field": error.field}
+        axes = as_json.axes(request)
+        return {"pictures": request.num_cells, "seconds": seconds, "axes": axes, "problem": "", "field": ""}
 
     @router.post("/plots", status_code=202)
     def submit(body: JsonObject) -> dict[str, Any]:

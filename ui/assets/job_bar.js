@@ -1,5 +1,7 @@
 // Cancel, and how many jobs wait.
 
+import { mountForever } from "./forever.js";
+import { formOf } from "./form_scope.js";
 import { cancelCurrent, watchJobs } from "./jobs.js";
 
 export function mount({ element }) {
@@ -7,6 +9,7 @@ export function mount({ element }) {
   const waiting = element.querySelector(".em-waiting");
 
   button.addEventListener("click", cancelCurrent);
+  mountForever(element.querySelector(".em-forever"), formOf(element));
   watchJobs(({ jobs }) => {
     const count = jobs.filter((job) => job.state === "queued").length;
     button.disabled = count === 0 && !jobs.some((job) => job.state === "running");

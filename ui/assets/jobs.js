@@ -8,12 +8,21 @@ let jobs = new Map();
 let isComplete = false;
 let isConnected = true;
 let stream = null;
+let isKept = false; // also while the browser's tab is hidden
 
 /** Call `watcher({jobs, changed, isFirst, isConnected})` now, if anything is known, and after every change. */
 export function watchJobs(watcher) {
   watchers.add(watcher);
   if (isComplete) watcher(state([...jobs.values()], true));
-  if (!stream && !document.hidden) connect();
+  if (!stream && isWanted()) connect();
+}
+
+const isWanted = () => isKept || !document.hidden;
+
+/** Hear of jobs also while the browser's tab is hidden. */
+export function stayConnected(isOn) {
+  isKept = isOn;
+  if (document.hidden) changeVisibility();
 }
 
 export const runningJob = () => [...jobs.values()].find((job) => job.state === "running");
@@ -51,7 +60,7 @@ function disconnect() {
 
 function reconnect() {
   disconnect();
-  if (!document.hidden) connect();
+  if (isWanted()) connect();
 }
 
 function receive(message) {
@@ -77,4 +86,10 @@ function state(changed, isFirst) {
   return { jobs: [...jobs.values()], changed, isFirst, isConnected };
 }
 
-document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : reconnect()));
+function changeVisibility() {
+  if (isKept && stream) return;
+  if (document.hidden && !isKept) disconnect();
+  else reconnect();
+}
+
+document.addEventListener("visibilitychange", changeVisibility);

@@ -1,4 +1,4 @@
-"""Cancel, beside Generate, for as long as there is something to cancel."""
+"""Beside Generate: Cancel, for as long as there is something to cancel, and a switch for going on forever."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ui.scripts import mounts
 _TEMPLATE = """
 <div class="em-job-bar">
   <button type="button" class="em-cancel" disabled title="Esc">Cancel</button>
+  <button type="button" class="em-forever" aria-pressed="false" aria-label="Forever"
+    title="Generate forever: queue this form again with a new seed whenever the queue has run empty.
+It ends when this page is reloaded or closed.">∞</button>
   <span class="em-waiting" role="status"></span>
 </div>
 """
