@@ -206,6 +206,11 @@ function stripIn(list) {
 
   list.addEventListener("keydown", (event) => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      document.activeElement.click();
+      return;
+    }
     const all = [...list.children];
     const next = event.key === "Home" ? all[0] : event.key === "End" ? all.at(-1) : all[all.indexOf(document.activeElement) + by];
     if (!next) return;
@@ -232,8 +237,7 @@ function stripIn(list) {
 }
 
 function thumbnail(picture) {
-  const button = document.createElement("button");
-  button.type = "button";
+  const button = document.createElement("div"); // a button cannot be dragged in every browser
   button.className = "em-thumbnail";
   button.setAttribute("role", "option");
   const made = isGeneration(picture.job) ? `Seed ${picture.seed}: ${picture.prompt.slice(0, 100) || "no prompt"}` : `Made larger, ${picture.width} × ${picture.height}`;
