@@ -181,11 +181,13 @@ class HeldNetwork:
         )
 
     def _remove(self, leaves: Iterable[Leaf]) -> None:
+        left: list[Tensor] = []
         for leaf in leaves:
             weights = self._resident.pop(leaf)
             leaf.remove()
-            if self.is_on_host:
-                forget_pages(list(weights.values()))
+            left += [weights[tensor.attribute] for tensor in leaf.tensors if tensor.layout.is_as_stored]
+        if self.is_on_host and left:
+            forget_pages(left)
 
     @torch.inference_mode(False)
     def _load_tables(self) -> None:
