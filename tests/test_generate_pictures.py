@@ -115,8 +115,10 @@ def test_a_second_pass_keeps_the_picture_before_it(home: Path, tmp_path: Path, c
 
 def test_tiles_arrive(home: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.png"
-    assert generate(home, output, "--size", "192x64", "--tiles", "128", "--tile-overlap", "64") == 0
-    assert request_in(output)["tiles"] == {"method": "multidiffusion", "size": 128, "overlap": 64}
+    assert generate(home, output, "--size", "192x64", "--tiles", "128", "--tile-overlap", "32") == 0
+    assert request_in(output)["tiles"] == {"method": "multidiffusion", "size": 128, "overlap": 32}
+    assert generate(home, output, "--size", "192x64", "--tiles", "128", "--force") == 0
+    assert request_in(output)["tiles"]["overlap"] == 64
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from backend.init_image import InitImage, MaskInput
+from backend.images.png_text import read_png_text
+from backend.init_image import InitImage, InpaintArea, MaskInput
 from backend.pipeline.infotext import write_infotext
 from backend.pipeline.infotext_pictures import parameters_of
+from backend.pipeline.metadata import REQUEST_KEY
+from backend.request import GenerationRequest
 from backend.second_pass import Detailer, HiresFix, Rectangle, Tiles
 from tests.http_server import engine_in
 from ui.restore import restore
@@ -92,3 +97,59 @@ def test_hires_of_a1111_is_restored_by_its_names(engine):
     expected = HiresFix(scale=1.5, denoising_strength=0.5, upscaler="latent_bicubic", schedule="karras")
     restored = restore(engine, text)
     assert (restored.values["hires"], restored.notices) == (expected, [])
+
+
+def test_upscalers_are_found_by_all_their_names_or_told(engine, picture):
+    restored = restore(engine, text_of(hires=HiresFix(upscaler="Lanczos")))
+    assert (restored.values["hires"].upscaler, restored.notices) == ("lanczos", [])
+    restored = restore(engine, text_of(hires=HiresFix(upscaler="R-ESRGAN 4x+", scale=3)))
+    assert restored.values["hires"] == HiresFix(scale=3)
+    assert "R-ESRGAN 4x+" in restored.notices[0]
+    restored = restore(engine, text_of(init=InitImage(picture=picture, upscaler="Unheard of")))
+    assert restored.values["init"] == InitImage(picture=picture)
+    assert "Unheard of" in restored.notices[0]
+
+
+@pytest.mark.parametrize("area", list(InpaintArea))
+def test_a_result_says_everything_that_makes_it_again_to_the_byte(engine, picture, area):
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (8, 8, 40, 40))
+    mask_file = io.BytesIO()
+    mask.save(mask_file, "PNG")
+    painted = MaskInput(picture=engine.pictures.add(mask_file.getvalue()).sha256, blur=2.5, area=area, padding=8)
+    asked = GenerationRequest(
+        prompt="a cat",
+        steps=2,
+        width=64,
+        height=64,
+        sampler="Euler a",
+        init=InitImage(picture=picture, denoising_strength=0.7, extra_noise=0.1, exact_steps=True, mask=painted),
+        detailers=(Detailer(rectangles=(Rectangle(x=4, y=4, width=32, height=32),), size=64, steps=1),),
+    )
+    first = engine.wait(engine.submit(asked), 60).images[0]
+    restored = restore(engine, first.infotext)
+    assert restored.notices == []
+    again = engine.wait(engine.submit(GenerationRequest(**restored.values)), 60).images[0]
+    assert pixels(again.path) == pixels(first.path)
+    exact = json.loads(read_png_text(first.path.read_bytes())[REQUEST_KEY])["request"]
+    third = engine.wait(engine.submit(GenerationRequest.from_mapping(exact)), 60).images[0]
+    assert third.path.read_bytes() == first.path.read_bytes()
+
+
+def test_a_second_pass_is_made_again_to_the_byte(engine):
+    hires = HiresFix(scale=1.5, upscaler="lanczos", sampler="Euler a", schedule="Karras", steps=2, prompt="a dog, big")
+    asked = GenerationRequest(
+        prompt="a cat", steps=2, width=64, height=64, hires=hires, tiles=Tiles(size=128, overlap=64)
+    )
+    first = engine.wait(engine.submit(asked), 60).images[0]
+    assert (first.width, first.height) == (96, 96)
+    restored = restore(engine, first.infotext)
+    assert restored.notices == []
+    again = engine.wait(engine.submit(GenerationRequest(**restored.values)), 60).images[0]
+    assert pixels(again.path) == pixels(first.path)
+    assert "Hires sampler: Euler a" in first.infotext
+
+
+def pixels(path: Path) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()

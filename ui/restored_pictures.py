@@ -18,6 +18,8 @@ def init_here(engine: Engine, init: InitImage, notices: list[str]) -> InitImage 
     """Without its mask if that is not stored here; None if the picture itself is not."""
     if not _is_here(engine, "The picture that it began with", init.picture, notices):
         return None
+    if init.upscaler is not None and (name := _upscaler_here(engine, init.upscaler, notices)) != init.upscaler:
+        init = dataclasses.replace(init, upscaler=name)
     if init.mask is not None and not _is_here(engine, "Its mask", init.mask.picture, notices):
         return dataclasses.replace(init, mask=None)
     return init
@@ -34,7 +36,8 @@ def hires_here(engine: Engine, hires: HiresFix, notices: list[str]) -> HiresFix:
         except UnknownName as error:
             found[field] = None
             notices.append(f"The {field} of the second pass was not restored. {error}")
-    return dataclasses.replace(hires, **found)
+    upscaler = _upscaler_here(engine, hires.upscaler, notices) or HiresFix.upscaler
+    return dataclasses.replace(hires, upscaler=upscaler, **found)
 
 
 def detailers_here(engine: Engine, detailers: tuple[Detailer, ...], notices: list[str]) -> tuple[Detailer, ...]:
@@ -44,6 +47,17 @@ def detailers_here(engine: Engine, detailers: tuple[Detailer, ...], notices: lis
         for one in detailers
         if one.mask is None or _is_here(engine, "The mask of a detailer", one.mask, notices)
     )  # fmt: skip
+
+
+def _upscaler_here(engine: Engine, name: str, notices: list[str]) -> str | None:
+    """What it is called here; None where there is none of the name."""
+    if name in engine.catalog.latent_upscalers:
+        return engine.catalog.latent_upscalers[name].name
+    try:
+        return engine.upscalers.find(name).name
+    except UnknownName as error:
+        notices.append(f"What enlarges the picture was not restored. {error}")
+        return None
 
 
 def _is_here(engine: Engine, what: str, sha256: str, notices: list[str]) -> bool:

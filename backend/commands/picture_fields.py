@@ -11,7 +11,7 @@ from backend.engine.picture_store import PictureStore
 from backend.errors import BadImage, RequestError
 from backend.images.safe_open import MAX_BYTES
 from backend.init_image import MAX_BORDER, Borders
-from backend.second_pass import TileMethod
+from backend.second_pass import TileMethod, Tiles
 
 # Fields by the options that they are called by.
 _INIT = {
@@ -91,9 +91,9 @@ def _tiles(values: argparse.Namespace) -> dict[str, Any] | None:
         if values.tile_overlap is not None or values.separate_tiles:
             raise RequestError("tiles", "is missing; say how large they are, as --tiles 768")
         return None
-    tiles: dict[str, Any] = {"size": values.tiles}
-    if values.tile_overlap is not None:
-        tiles["overlap"] = values.tile_overlap
+    usual = min(Tiles.overlap, values.tiles // 2 // 8 * 8)  # no more than small tiles can have
+    overlap = usual if values.tile_overlap is None else values.tile_overlap
+    tiles: dict[str, Any] = {"size": values.tiles, "overlap": overlap}
     if values.separate_tiles:
         tiles["method"] = TileMethod.SEPARATE
     return tiles

@@ -15,6 +15,7 @@ from backend.init_image import InitImage, InpaintArea, MaskedContent, MaskInput,
 from backend.pipeline.infotext_values import number_text, shown, split_size, without_hash
 from backend.request import GenerationRequest
 from backend.second_pass import Detailer, HiresFix, Tiles
+from backend.upscaling.resampling import BUILTIN as RESAMPLERS
 
 PICTURE = "Init image"  # full hashes; A1111 names neither
 MASK = "Mask image"
@@ -247,10 +248,7 @@ def _write_upscaler(name: str) -> str:
 
 
 # As A1111 calls them. A network is called by its file.
-_UPSCALERS = {
-    **{one.name: one.label for one in LATENT_UPSCALERS},
-    **{name: name.capitalize() for name in ("none", "nearest", "lanczos", "bicubic")},
-}
+_UPSCALERS = {one.name: one.label for one in (*LATENT_UPSCALERS, *RESAMPLERS)}
 _write_resize, _read_resize = _one_of(
     {
         ResizeMode.STRETCH: "Just resize",
