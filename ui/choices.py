@@ -9,7 +9,6 @@ from backend.diffusion.schedules import AUTOMATIC
 from backend.engine.components import ENCODER_LABELS
 from backend.engine.engine import Engine
 from backend.engine.library import CheckpointEntry
-from backend.engine.upscalers import LANCZOS
 from backend.errors import EmulsionError
 from backend.registry import Named
 from backend.request import PredictionKind
@@ -45,7 +44,7 @@ def choices_of(engine: Engine, checkpoint: str, prediction: str = "") -> dict[st
         ],
         "emphasis": _labelled(engine.catalog.emphasis_modes),
         "noise_source": _labelled(engine.catalog.noise_sources),
-        "init.upscaler": [("Lanczos", ""), *(pair for pair in upscalers if pair[1] != LANCZOS)],
+        "init.upscaler": [("Automatic (Lanczos)", ""), *upscalers],
         "hires.upscaler": [*_labelled(engine.catalog.latent_upscalers), *upscalers],
         "hires.checkpoint": [(_AS_FIRST, ""), *checkpoints],
         "hires.sampler": [(_AS_FIRST, ""), *samplers],
