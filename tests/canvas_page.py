@@ -96,7 +96,7 @@ def _page(store: Store) -> gr.Blocks:
                     mask_canvas("sketch", "Sketch", has_mask=False, has_paint=True)
                 with gr.Column(scale=1):
                     gr.Markdown("Results")
-        flushed = button.click(None, None, canvas, js=calls("mask_canvas.js", "flush", "canvas-inpaint"), queue=False)
+        flushed = button.click(None, None, canvas, js=calls("mask_canvas.js", "flushed", "canvas-inpaint"), queue=False)
         flushed.success(generate, canvas, shown, queue=False, preprocess=False)
         filled.submit(fill, filled, canvas, queue=False)
     return page

@@ -2,8 +2,8 @@
 
 import { makeDocument } from "./mask_document.js";
 import { makeEditor } from "./mask_editor.js";
-import { makeSaving } from "./mask_saving.js";
 import { GoneError } from "./mask_pictures.js";
+import { makeSaving } from "./mask_saving.js";
 import { makeSettings } from "./mask_settings.js";
 import { tellProblem } from "./messages.js";
 import { address } from "./server.js";
@@ -38,10 +38,15 @@ export function mount({ element, props, send, watch }) {
 /** {document, flush, text} of a canvas, null where no such canvas was ever there. */
 export const canvasOf = (id) => canvases.get(id) ?? null;
 
-/** Wait until everything on the canvas is stored; gives its value. Throws when that fails, after it was told. */
+/** Wait until everything on the canvas is stored; gives its value. Throws when that fails. */
 export async function flush(id) {
+  return (await canvases.get(id)?.flush()) ?? localStorage.getItem(keyOf(id)) ?? "";
+}
+
+/** The same for the `js` of an event, whose errors nobody sees: they are told, and the event goes no further. */
+export async function flushed(id) {
   try {
-    return (await canvases.get(id)?.flush()) ?? localStorage.getItem(keyOf(id)) ?? "";
+    return await flush(id);
   } catch (error) {
     failed(error);
     throw error;

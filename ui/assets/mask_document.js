@@ -34,7 +34,6 @@ export function makeDocument() {
     const before = [content, borders];
     [content, borders] = [next, nextBorders];
     if (coverage?.width !== content?.width || coverage?.height !== content?.height) coverage = null;
-    tell("picture");
     return before;
   }
 
@@ -42,12 +41,13 @@ export function makeDocument() {
   function open(next, nextBorders = NO_BORDERS, label = "") {
     stroke?.cancel();
     let other = exchange(next, nextBorders);
-    if (!label || !other[0]) return;
     const swap = () => {
       other = exchange(...other);
+      tell("picture");
       return null;
     };
-    history.push({ label, bytes: sizeOf(other[0]), swap });
+    if (label && other[0]) history.push({ label, bytes: sizeOf(other[0]), swap });
+    tell("picture");
   }
 
   /** `isOne`: goes together with the changes before it, as while a border is dragged. */
