@@ -153,6 +153,42 @@ def test_an_infotext_of_ours_brings_its_picture_and_counts_less_than_what_is_giv
     assert "img2img" in plain.notices[0]
 
 
+# webuiapi writes every field at its neutral value.
+WEBUIAPI = {
+    "resize_mode": 0, "denoising_strength": 0.75, "mask_blur": 4, "inpainting_fill": 0, "inpaint_full_res": True,
+    "inpaint_full_res_padding": 0, "inpainting_mask_invert": 0, "initial_noise_multiplier": 1, "styles": [], "seed": -1,
+    "subseed": -1, "subseed_strength": 0, "seed_resize_from_h": 0, "seed_resize_from_w": 0, "batch_size": 1,
+    "n_iter": 1, "cfg_scale": 7.0, "image_cfg_scale": 1.5, "restore_faces": False, "tiling": False,
+    "do_not_save_samples": False, "do_not_save_grid": False, "negative_prompt": "", "eta": 1.0, "s_churn": 0,
+    "s_tmax": 0, "s_tmin": 0, "s_noise": 1, "override_settings": {}, "override_settings_restore_afterwards": True,
+    "include_init_images": False, "sampler_name": None, "sampler_index": None, "script_name": None, "script_args": [],
+    "send_images": True, "save_images": False, "alwayson_scripts": {}, "mask": None,
+}  # fmt: skip
+
+
+def test_a_known_client_is_served(engine):
+    call = img2img(engine, **WEBUIAPI)
+    assert call.notices == ()
+    assert call.request.init == InitImage(picture=SHA256, denoising_strength=0.75, resize=ResizeMode.STRETCH)
+
+
+@pytest.mark.parametrize(
+    ("args", "soft"),
+    [([True, 1, 0.5, 4, 0, 0.5, 2], True), ([{"Soft inpainting": True, "Schedule bias": 1}], True), ([False], False)],
+)
+def test_soft_inpainting_is_switched_on_by_its_script(engine, args, soft):
+    call = img2img(engine, mask=sent(MASK), alwayson_scripts={"Soft Inpainting": {"args": args}})
+    assert call.request.init.mask.soft is soft
+
+
+@pytest.mark.parametrize("script", [{}, {"args": []}, {"args": ["on"]}, {"args": [{}]}, 5])
+def test_soft_inpainting_that_does_not_say_whether_it_is_on_is_refused(engine, script):
+    with pytest.raises(RequestError, match="alwayson_scripts"):
+        img2img(engine, mask=sent(MASK), alwayson_scripts={"soft inpainting": script})
+    with pytest.raises(NotSupported, match="alwayson_scripts"):
+        img2img(engine, alwayson_scripts={"soft inpainting": script, "ControlNet": {}})
+
+
 BAD_PICTURES = {
     "missing": (None, "init_images"),
     "no list": (sent(PICTURE), "init_images"),

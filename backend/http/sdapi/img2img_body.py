@@ -18,6 +18,7 @@ from backend.pipeline.infotext_pictures import read_upscaler
 _RESIZE = (ResizeMode.STRETCH, ResizeMode.CROP, ResizeMode.FILL, ResizeMode.LATENT)
 _CONTENT = (MaskedContent.FILL, MaskedContent.ORIGINAL, MaskedContent.LATENT_NOISE, MaskedContent.LATENT_NOTHING)
 _BLUR = 4
+_SCRIPTS, _SOFT = "alwayson_scripts", "soft inpainting"
 _READS = frozenset(
     {"init_images", "resize_mode", "denoising_strength", "image_cfg_scale", "initial_noise_multiplier", "mask"}
     | {"mask_blur", "mask_blur_x", "mask_blur_y", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding"}
@@ -47,8 +48,10 @@ def read_img2img(body: Mapping[str, Any], catalog: Catalog, library: Library, pi
 
     Raises RequestError, NotSupported for what asks for more than we can do, UnknownName, and OutputError.
     """
-    hires = {name for name in body if name.startswith("hr_")}
-    read = read_body(body, catalog, library, reads=_READS | hires, neutral=_NEUTRAL, settings=_SETTINGS)
+    reads = _READS | {name for name in body if name.startswith("hr_")}
+    if _soft_inpainting(body) is not None:
+        reads |= {_SCRIPTS}
+    read = read_body(body, catalog, library, reads=reads, neutral=_NEUTRAL, settings=_SETTINGS)
     read.call({"init": None, "hires": None})  # what is wrong with the rest is told before a picture is kept
     return read.call({"init": _init(read, pictures), "hires": None})
 
@@ -83,8 +86,26 @@ def _mask(given: Mapping[str, Any], conditioning_weight: Any, picture: str) -> M
         "area": InpaintArea.MASKED if is_cut_out else InpaintArea.WHOLE,
         "padding": whole(given.get("inpaint_full_res_padding", 0)),
         "conditioning_weight": conditioning_weight,
+        "soft": _soft_inpainting(given) or False,
     }
     return _told("init.mask", lambda: MaskInput(**fields))
+
+
+def _soft_inpainting(given: Mapping[str, Any]) -> bool | None:
+    """Whether A1111's script of this name is on; None where another one is asked for, or none.
+
+    Its first argument says so, or an object does. Its numbers belong to another method and are passed over.
+    """
+    scripts = given.get(_SCRIPTS)
+    if not isinstance(scripts, dict) or [name.casefold() for name in cast("dict[str, Any]", scripts)] != [_SOFT]:
+        return None
+    (script,) = cast("dict[str, Any]", scripts).values()
+    args: Any = cast("dict[str, Any]", script).get("args") if isinstance(script, dict) else None
+    first: Any = cast("list[Any]", args)[0] if isinstance(args, list) and args else None
+    is_on: Any = cast("dict[str, Any]", first).get("Soft inpainting") if isinstance(first, dict) else first
+    if not isinstance(is_on, bool):
+        raise RequestError(_SCRIPTS, 'needs {"Soft inpainting": {"args": [true]}} or false')
+    return is_on
 
 
 def _blur(given: Mapping[str, Any]) -> Any:
