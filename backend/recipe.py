@@ -35,10 +35,14 @@ class StoredDtype(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class FileRef:
-    """A file of the library by its name. sha256: of the whole file in hex, "" while it is not known."""
+    """A file of the library by its name. sha256: of the whole file in hex, "" while it is not known.
+
+    tensors: SHA-256 of a LoRA's tensors alone, "" where it is not known: other metadata make it no other LoRA.
+    """
 
     name: str
     sha256: str = ""
+    tensors: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +233,7 @@ def _mapping(node: Node, *, nameless: bool = False) -> dict[str, Any]:
 def adapter_mapping(adapter: AdapterUse) -> dict[str, Any]:
     """JSON values; `adapter_from` gives the same use back."""
     return {
-        "file": {"name": adapter.file.name, **({"sha256": adapter.file.sha256} if adapter.file.sha256 else {})},
+        "file": {name: text for name, text in vars(adapter.file).items() if text or name == "name"},
         "strength": adapter.strength,
         "text_encoder_strength": adapter.text_encoder_strength,
         "weights": None if adapter.weights is None else weights_mapping(adapter.weights),
@@ -352,11 +356,12 @@ def _override(value: Any, where: str) -> Override:
 def _file(value: Any, where: str) -> FileRef:
     if isinstance(value, str):
         return FileRef(name=_text(value, where))
-    found = _object(value, where, {"name"}, {"sha256"})
-    sha256 = _text(found.get("sha256", ""), f"{where}.sha256").lower()
-    if sha256 and not _SHA256.fullmatch(sha256):
-        raise RequestError(f"{where}.sha256", "must be 64 hex digits")
-    return FileRef(name=_text(found["name"], f"{where}.name"), sha256=sha256)
+    found = _object(value, where, {"name"}, {"sha256", "tensors"})
+    hashes = {name: _text(found.get(name, ""), f"{where}.{name}").lower() for name in ("sha256", "tensors")}
+    for name, digits in hashes.items():
+        if digits and not _SHA256.fullmatch(digits):
+            raise RequestError(f"{where}.{name}", "must be 64 hex digits")
+    return FileRef(name=_text(found["name"], f"{where}.name"), **hashes)
 
 
 def _object(value: Any, where: str, needed: set[str], optional: set[str]) -> Mapping[str, Any]:

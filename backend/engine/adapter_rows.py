@@ -39,7 +39,8 @@ class ResolvedAdapters:
 
     wanted: what acts: tags in their order, then rows. rows: those of the request, also without effect.
     words, negative_words: the prompts without tags. name_hashes: of the names in tags, all that are known.
-    skipped: names that were not found. notices: for the user.
+    skipped: names that were not found. notices: for the user. replaced: those of them that are about files in place of
+    others, which the request as it is queued, with the hashes of what is here, says no more.
     """
 
     words: str
@@ -49,10 +50,11 @@ class ResolvedAdapters:
     name_hashes: tuple[NameHash, ...] = ()
     skipped: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
 
 def resolve_adapters(request: GenerationRequest, library: Library) -> ResolvedAdapters:
-    """Find every file, by its hash before its name. Hashes files the first time.
+    """Find every file, by the hash of its tensors, that of the file, or else its name. Hashes files the first time.
 
     Raises UnknownName and AmbiguousName, which list what there is, unless the request skips what is missing.
     """
@@ -67,7 +69,8 @@ def resolve_adapters(request: GenerationRequest, library: Library) -> ResolvedAd
         rows=tuple(row for row, _ in rows),
         name_hashes=tuple(NameHash(name=name, hash=digits) for name, digits in finder.name_hashes.items()),
         skipped=tuple(finder.skipped),
-        notices=(*prompt.notices, *map(_without_effect, negative.tags), *finder.notices),
+        notices=(*prompt.notices, *map(_without_effect, negative.tags), *finder.notices, *finder.replaced),
+        replaced=tuple(finder.replaced),
     )
 
 
@@ -136,13 +139,14 @@ def _without_effect(tag: NetworkTag) -> str:
 
 @dataclass
 class _Finder:
-    """Finds files. `name_hashes`, at first those that are known of names, `skipped` and `notices` fill on the way."""
+    """Finds files. All lists fill on the way, and `name_hashes`, which at first has those that are known of names."""
 
     library: Library
     skips_missing: bool
     name_hashes: dict[str, str]
     skipped: list[str] = field(default_factory=list[str])
     notices: list[str] = field(default_factory=list[str])
+    replaced: list[str] = field(default_factory=list[str])
 
     def tag(self, tag: NetworkTag) -> WantedAdapter | None:
         """None for one that adds nothing. Raises UnknownName, AmbiguousName."""
@@ -160,12 +164,14 @@ class _Finder:
         wanted = self._wanted(row, self.name_hashes.get(tag.name, ""))
         if wanted is None:
             return None
-        self.name_hashes[tag.name] = wanted.row.use.file.sha256
+        file = wanted.row.use.file
+        self.name_hashes[tag.name] = file.tensors or file.sha256
         return replace(wanted, tag=tag)
 
     def row(self, row: AdapterRow) -> tuple[AdapterRow, WantedAdapter | None]:
         """The row as the library names its file, and the file if it acts. Raises UnknownName, AmbiguousName."""
-        wanted = self._wanted(row, row.use.file.sha256) if acts(row) else None
+        file = row.use.file
+        wanted = self._wanted(row, file.tensors or file.sha256) if acts(row) else None
         return (row, None) if wanted is None else (wanted.row, wanted)
 
     def _wanted(self, row: AdapterRow, digits: str) -> WantedAdapter | None:
@@ -173,8 +179,8 @@ class _Finder:
         name = row.use.file.name
         try:
             entry = self._with_contents(name, digits) if digits else self._named(name)
-            file = FileRef(name=entry.name, sha256=self.library.hash_of(entry.path))
             tensors = self.library.lora_hash(entry)
+            file = FileRef(name=entry.name, sha256=self.library.hash_of(entry.path), tensors=tensors)
         except (UnknownName, AmbiguousName) as error:
             return self._missing(name, error)
         except OSError as error:
@@ -204,7 +210,7 @@ class _Finder:
             return named
         found = self._hashed(digits)
         if found is None:
-            self.notices.append(f"LoRA {named.name} is another file than the one that was meant: its contents differ.")
+            self.replaced.append(f"LoRA {named.name} is another file than the one that was meant: its contents differ.")
         return found or named
 
     def _hashed(self, digits: str) -> LoraEntry | None:

@@ -64,7 +64,7 @@ from backend.engine.stored_recipes import StoredRecipes
 from backend.engine.upscale_jobs import UpscaleJobs
 from backend.engine.upscale_request import UpscaleRequest
 from backend.engine.upscalers import Upscalers
-from backend.errors import EmulsionError, RequestError
+from backend.errors import EmulsionError, RequestError, UnknownName
 from backend.events import JobCancelled, JobQueued
 from backend.families.family import Description
 from backend.images.outpainting import size_for
@@ -376,6 +376,8 @@ class Engine:
         Raises RequestError, UnknownName, UnknownPicture, FileError.
         """
         self.pictures.require(request.pictures)
+        if request.init is not None and request.init.upscaler is not None:
+            self.upscalers.find(request.init.upscaler)
         plan = self._plan_first(request)
         notices = list(plan.notices)
         if request.hires is not None:
@@ -385,6 +387,8 @@ class Engine:
             plan = dataclasses.replace(plan, hires=SecondPass(hires=request.hires, plan=again, latent_upscaler=by))
         details: list[DetailPass] = []
         for detailer in request.detailers:
+            if not detailer.is_on:
+                continue
             if detailer.detector is not None:
                 _ = self.catalog.detectors[detailer.detector]
             native = self._models.describe(self._entry(request), request.prediction).description.native_size
@@ -504,9 +508,13 @@ class Engine:
 
     def _latent_upscaler(self, name: str) -> LatentUpscaler | None:
         """None for what enlarges pictures. Raises UnknownName."""
-        if name in self.catalog.latent_upscalers:
-            return self.catalog.latent_upscalers[name]
-        self.upscalers.find(name)
+        latent = self.catalog.latent_upscalers
+        if name in latent:
+            return latent[name]
+        try:
+            self.upscalers.find(name)
+        except UnknownName as error:
+            raise UnknownName(error.kind, error.name, [*latent.names(), *error.known]) from error
         return None
 
     def _detected(self, name: str, picture: Image.Image) -> Sequence[Image.Image]:
@@ -608,10 +616,13 @@ class Engine:
         )
 
     def _notices(self, request: JobRequest) -> tuple[str, ...]:
-        """What is to be told of a recipe as it came: the queued one has this library's names and hashes."""
+        """What is to be told of a request as it came: the queued one has this library's names and hashes."""
+        notices: tuple[str, ...] = ()
         if isinstance(request, GenerationRequest | MergeRequest) and request.recipe is not None:
-            return self.make(request.recipe).notices
-        return ()
+            notices += self.make(request.recipe).notices
+        if isinstance(request, GenerationRequest):
+            notices += resolve_adapters(request, self.library).replaced
+        return notices
 
     def _work(self, view: JobView, report: JobReport) -> None:
         match view.request:
