@@ -132,6 +132,23 @@ def test_outside_of_the_mask_the_picture_is_the_same_to_the_bit(
     assert (image[inside] != before[inside]).any(axis=-1).mean() > 0.5
 
 
+def test_an_empty_mask_evaluates_nothing(model: Model) -> None:
+    empty, recorder = Image.new("L", (SIDE, SIDE)), Recorder()
+    plan = plan_of(batch_size=2, init=init(mask={"picture": name_of(empty)}))
+    images = made(model, plan, World(model, empty), recorder)
+    assert [image.pixels.tobytes() for image in images] == [PICTURE.tobytes()] * 2
+    assert recorder.steps == []
+    assert any("empty" in notice for notice in recorder.notices)
+
+
+def test_a_full_mask_changes_everything(model: Model) -> None:
+    full = Image.new("L", (SIDE, SIDE), 255)
+    for area in ("whole", "masked"):
+        plan = plan_of(init=init(denoising_strength=1, mask={"picture": name_of(full), "area": area}))
+        image = made(model, plan, World(model, full))[0].pixels
+        assert (image != np.asarray(PICTURE)).any(axis=-1).mean() > 0.9
+
+
 def test_what_the_masked_part_begins_with_matters(model: Model) -> None:
     pictures = {
         made(model, plan_of(steps=6, init=init(denoising_strength=0.5, mask=masked(content=content.value))))[

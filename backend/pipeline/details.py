@@ -16,50 +16,50 @@ from backend.pipeline.course import Stretch
 from backend.pipeline.from_picture import PictureMaker, source_of
 from backend.pipeline.pixels import Pixels
 from backend.pipeline.plan import DetailPass
-from backend.pipeline.tools import Tools
+from backend.pipeline.studio import Studio
 from backend.second_pass import MAX_REGIONS, Detailer, Rectangle
 
 
-def detailed(details: DetailPass, stretch: Stretch, picture: Pixels, seed: int, tools: Tools) -> Pixels:
+def detailed(details: DetailPass, stretch: Stretch, picture: Pixels, seed: int, studio: Studio) -> Pixels:
     """The picture [H, W, 3] with the regions of one detailer made again; outside of them it stays as it is.
 
     Every region sees those before it, and draws the same noise. stretch: of the plan of the details.
     """
     plan, detailer = details.plan, details.detailer
-    masks = list(_masks(detailer, Image.fromarray(picture), tools))
+    masks = list(_masks(detailer, Image.fromarray(picture), studio))
     if not masks:
-        tools.report.notice("The detailer found nothing to make again.")
+        studio.report.notice("The detailer found nothing to make again.")
     for number, mask in enumerate(masks, 1):
-        if tools.is_cancelled():
+        if studio.is_cancelled():
             raise Cancelled
-        tools.report.stage(f"details {number} of {len(masks)}")
+        studio.report.stage(f"details {number} of {len(masks)}")
         init = _init(detailer, picture, mask)
-        source = source_of(init, Image.fromarray(picture), mask, (plan.width, plan.height), tools)
-        noise = tools.noise_for(plan, stretch.trip.model, [seed])
-        picture = next(iter(PictureMaker(stretch, source, (plan.width, plan.height), tools).make(noise).pictures))
+        source = source_of(init, Image.fromarray(picture), mask, (plan.width, plan.height), studio)
+        noise = studio.noise_for(plan, stretch.trip.model, [seed])
+        picture = next(iter(PictureMaker(stretch, source, (plan.width, plan.height), studio).make(noise).pictures))
     return picture
 
 
-def _masks(detailer: Detailer, picture: Image.Image, tools: Tools) -> Iterator[Image.Image]:
+def _masks(detailer: Detailer, picture: Image.Image, studio: Studio) -> Iterator[Image.Image]:
     """Grey pictures of the picture's size, white in one region each. Rectangles outside of it are told."""
     for rectangle in detailer.rectangles:
         if rectangle.x < picture.width and rectangle.y < picture.height:
             yield _drawn(rectangle, picture.size)
         else:
-            tools.report.notice(
+            studio.report.notice(
                 f"The rectangle at {rectangle.x}, {rectangle.y} lies outside of the picture, which has "
                 f"{picture.width} x {picture.height} pixels, and was passed over."
             )
     if detailer.mask is not None:
-        painted = rounded(fitted(mask_of(tools.given().picture(detailer.mask)), picture.size))
+        painted = rounded(fitted(mask_of(studio.given().picture(detailer.mask)), picture.size))
         if len(regions(painted, MAX_REGIONS + 1)) > MAX_REGIONS:
-            tools.report.notice(
+            studio.report.notice(
                 f"The mask of the details has more than {MAX_REGIONS} separate parts; "
                 f"only the largest {MAX_REGIONS} are made again."
             )
         yield from parts(painted, MAX_REGIONS)
     if detailer.detector is not None:
-        yield from tools.given().detect(detailer.detector, picture)
+        yield from studio.given().detect(detailer.detector, picture)
 
 
 def _drawn(rectangle: Rectangle, size: tuple[int, int]) -> Image.Image:

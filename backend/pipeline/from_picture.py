@@ -18,7 +18,7 @@ from backend.pipeline.beginning import Beginning, manner_of
 from backend.pipeline.course import Stretch
 from backend.pipeline.ground import Ground, begun, changed, changed_in_pieces
 from backend.pipeline.pixels import Pixels
-from backend.pipeline.tools import Tools
+from backend.pipeline.studio import Studio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,14 @@ class Source:
     init: InitImage
     picture: Image.Image
     prepared: Prepared
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether its mask lets nothing change."""
+        return self.prepared.mask is not None and self.prepared.mask.getbbox() is None
+
+    def unchanged(self) -> Pixels:
+        return self.prepared.finish(np.asarray(self.prepared.picture))
 
     @property
     def ground(self) -> Ground:
@@ -50,23 +58,23 @@ class Made:
     latents: Tensor | None
 
 
-def stored_source(init: InitImage, size: tuple[int, int], tools: Tools) -> Source:
+def stored_source(init: InitImage, size: tuple[int, int], studio: Studio) -> Source:
     """What `init` names, for a network that makes pictures of `size`: width, height.
 
     Raises UnknownName and BadImage.
     """
-    find = tools.given().picture
+    find = studio.given().picture
     picture, mask = find(init.picture), find(init.mask.picture) if init.mask else None
-    return source_of(init, picture, mask, size, tools)
+    return source_of(init, picture, mask, size, studio)
 
 
 def source_of(
-    init: InitImage, picture: Image.Image, mask: Image.Image | None, size: tuple[int, int], tools: Tools
+    init: InitImage, picture: Image.Image, mask: Image.Image | None, size: tuple[int, int], studio: Studio
 ) -> Source:
-    enlarge = partial(tools.given().enlarge, init.upscaler) if init.upscaler else None
+    enlarge = partial(studio.given().enlarge, init.upscaler) if init.upscaler else None
     prepared = prepare(picture, mask, init, *size, enlarge)
     for text in prepared.notices:
-        tools.report.notice(text)
+        studio.report.notice(text)
     return Source(init=init, picture=picture, prepared=prepared)
 
 
@@ -76,12 +84,12 @@ class PictureMaker:
     size: width, height.
     """
 
-    def __init__(self, stretch: Stretch, source: Source, size: tuple[int, int], tools: Tools) -> None:
+    def __init__(self, stretch: Stretch, source: Source, size: tuple[int, int], studio: Studio) -> None:
         self._trip = stretch.trip
         self._boxes = stretch.boxes
         self._source = source
         self._size = size
-        self._tools = tools
+        self._studio = studio
         self._beginning: Beginning | None = None
 
     def make(self, noise: NoiseSource) -> Made:
@@ -89,21 +97,21 @@ class PictureMaker:
         finish = self._source.prepared.finish
         if self._boxes:
             ground = self._source.ground
-            pieces = changed_in_pieces(self._trip, self._boxes, ground, noise, self._size, self._tools)
+            pieces = changed_in_pieces(self._trip, self._boxes, ground, noise, self._size, self._studio)
             return Made(pictures=map(finish, pieces), latents=None)
         self._beginning = self._beginning or self._begun()
-        latents = changed(self._trip, self._source.ground, self._beginning, noise, self._tools)
-        pictures = map(finish, self._tools.decode(self._trip.model, latents))
+        latents = changed(self._trip, self._source.ground, self._beginning, noise, self._studio)
+        pictures = map(finish, self._studio.decode(self._trip.model, latents))
         is_whole = self._source.prepared.mask is None and not self._source.init.color_correction
         return Made(pictures=pictures, latents=latents if is_whole else None)
 
     def _begun(self) -> Beginning:
         source, trip = self._source, self._trip
         if source.init.resize is not ResizeMode.LATENT or source.prepared.mask is not None:
-            return begun(source.ground, trip, self._tools)
+            return begun(source.ground, trip, self._studio)
         # As A1111's "just resize (latent upscale)": encoded at its own size, and stretched.
         width, height = (max(64, side // 8 * 8) for side in source.picture.size)
         own = source.picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-        latents = self._tools.encode(trip.model, [np.asarray(own)])
+        latents = self._studio.encode(trip.model, [np.asarray(own)])
         _, *size = trip.model.latent_shape(*self._size)
         return Beginning(latents=F.interpolate(latents, size=size, mode="bilinear"), manner=manner_of(source.init))

@@ -22,7 +22,7 @@ from backend.pipeline.pixels import Pixels
 from backend.pipeline.plan import GenerationPlan, seed_of
 from backend.pipeline.preview import PreviewMaker
 from backend.pipeline.report import Clock, Report
-from backend.pipeline.tools import Tools
+from backend.pipeline.studio import Studio
 from backend.pipeline.trip import Watched, denoised
 
 T = TypeVar("T")
@@ -91,21 +91,21 @@ def generate(
         previews=previews,
         preview_every=preview_every,
     )
-    tools = Tools(watched=watched, device=device, means=means)
+    studio = Studio(watched=watched, device=device, means=means)
     try:
-        make = _first_pass(plan, course.first, tools)
+        make = _first_pass(plan, course.first, studio)
         for start in range(first_image, plan.num_images, plan.batch_size):
             seeds = [seed_of(plan, index) for index in range(start, min(start + plan.batch_size, plan.num_images))]
             watched.clock.start_batch()
             made, before = make(seeds), None
             if plan.hires is not None and course.second is not None:
                 before = made = replace(made, pictures=list(made.pictures))
-                made = second_pass(plan.hires, course.second, made, seeds, tools)
+                made = second_pass(plan.hires, course.second, made, seeds, studio)
             for offset, pixels in enumerate(made.pictures):
                 yield GeneratedImage(
                     index=start + offset,
                     seed=seeds[offset],
-                    pixels=_with_details(pixels, seeds[offset], plan, course, tools),
+                    pixels=_with_details(pixels, seeds[offset], plan, course, studio),
                     before_hires=list(before.pictures)[offset] if before else None,
                 )
             watched.clock.end_batch()
@@ -114,24 +114,26 @@ def generate(
             previews.close()
 
 
-def _first_pass(plan: GenerationPlan, stretch: Stretch, tools: Tools) -> Callable[[Sequence[int]], Made]:
+def _first_pass(plan: GenerationPlan, stretch: Stretch, studio: Studio) -> Callable[[Sequence[int]], Made]:
     """What makes the pictures of a batch, by their seeds, before anything follows."""
     trip = stretch.trip
     if plan.init is None:
 
         def from_noise(seeds: Sequence[int]) -> Made:
-            latents = denoised(trip, None, tools.noise_for(plan, trip.model, seeds), tools.watched)
-            return Made(pictures=tools.decode(trip.model, latents), latents=latents)
+            latents = denoised(trip, None, studio.noise_for(plan, trip.model, seeds), studio.watched)
+            return Made(pictures=studio.decode(trip.model, latents), latents=latents)
 
         return from_noise
-    source = stored_source(plan.init, (plan.width, plan.height), tools)
-    maker = PictureMaker(stretch, source, (plan.width, plan.height), tools)
-    return lambda seeds: maker.make(tools.noise_for(plan, trip.model, seeds))
+    source = stored_source(plan.init, (plan.width, plan.height), studio)
+    if source.is_kept:
+        return lambda seeds: Made(pictures=[source.unchanged() for _ in seeds], latents=None)
+    maker = PictureMaker(stretch, source, (plan.width, plan.height), studio)
+    return lambda seeds: maker.make(studio.noise_for(plan, trip.model, seeds))
 
 
-def _with_details(pixels: Pixels, seed: int, plan: GenerationPlan, course: Course, tools: Tools) -> Pixels:
+def _with_details(pixels: Pixels, seed: int, plan: GenerationPlan, course: Course, studio: Studio) -> Pixels:
     for details, stretch in zip(plan.details, course.details, strict=True):
-        pixels = detailed(details, stretch, pixels, seed, tools)
+        pixels = detailed(details, stretch, pixels, seed, studio)
     return pixels
 
 

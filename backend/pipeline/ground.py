@@ -15,7 +15,7 @@ from backend.pipeline.beginning import Beginning, Manner, latent_mask
 from backend.pipeline.passes import showing
 from backend.pipeline.pixels import Pixels, image_tensor, mask_tensor
 from backend.pipeline.plan import GenerationPlan
-from backend.pipeline.tools import Tools
+from backend.pipeline.studio import Studio
 from backend.pipeline.trip import Trip, denoised
 from backend.second_pass import TileMethod
 from backend.tile_boxes import Box, tile_boxes
@@ -43,20 +43,20 @@ class Ground:
         )
 
 
-def begun(ground: Ground, trip: Trip, tools: Tools) -> Beginning:
+def begun(ground: Ground, trip: Trip, studio: Studio) -> Beginning:
     """Encode it."""
-    latents = tools.encode(trip.model, ground.pictures)
+    latents = studio.encode(trip.model, ground.pictures)
     if ground.mask is None:
         return Beginning(latents=latents, manner=ground.manner)
     mask = latent_mask(ground.mask, latents.shape[-2:], is_soft=ground.manner.is_soft)
     return Beginning(latents=latents, mask=mask.to(latents.device), manner=ground.manner)
 
 
-def changed(trip: Trip, ground: Ground, beginning: Beginning, noise: NoiseSource, tools: Tools) -> Tensor:
+def changed(trip: Trip, ground: Ground, beginning: Beginning, noise: NoiseSource, studio: Studio) -> Tensor:
     """Clean latents [B, C, h, w]. beginning: of this ground, which is encoded once for many batches."""
     mask = None if ground.mask is None else mask_tensor(ground.mask).round()
     passes = showing(trip.passes, image_tensor(ground.shown), mask, ground.manner)
-    return denoised(replace(trip, passes=passes), beginning, noise, tools.watched)
+    return denoised(replace(trip, passes=passes), beginning, noise, studio.watched)
 
 
 def is_piecewise(plan: GenerationPlan) -> bool:
@@ -78,7 +78,7 @@ def pieces_of(plan: GenerationPlan) -> tuple[GenerationPlan, list[Box]]:
 
 
 def changed_in_pieces(
-    trip: Trip, boxes: Sequence[Box], ground: Ground, noise: NoiseSource, size: tuple[int, int], tools: Tools
+    trip: Trip, boxes: Sequence[Box], ground: Ground, noise: NoiseSource, size: tuple[int, int], studio: Studio
 ) -> list[Pixels]:
     """Pictures [H, W, 3], one for each image of `noise`, with every tile made anew ("SD upscale").
 
@@ -89,6 +89,6 @@ def changed_in_pieces(
         sides = box.left // 8, box.top // 8, box.width // 8, box.height // 8
         part = CutNoise(whole=noise, left=sides[0], top=sides[1], width=sides[2], height=sides[3])
         piece = ground.cut(box)
-        latents = changed(trip, piece, begun(piece, trip, tools), part, tools)
-        made.append([(box, pixels) for pixels in tools.decode(trip.model, latents)])
+        latents = changed(trip, piece, begun(piece, trip, studio), part, studio)
+        made.append([(box, pixels) for pixels in studio.decode(trip.model, latents)])
     return [blended(tiles, *size) for tiles in zip(*made, strict=True)]

@@ -14,10 +14,10 @@ from backend.pipeline.from_picture import Made
 from backend.pipeline.ground import Ground, begun, changed, changed_in_pieces
 from backend.pipeline.pixels import Pixels
 from backend.pipeline.plan import SecondPass
-from backend.pipeline.tools import Tools
+from backend.pipeline.studio import Studio
 
 
-def second_pass(second: SecondPass, stretch: Stretch, made: Made, seeds: Sequence[int], tools: Tools) -> Made:
+def second_pass(second: SecondPass, stretch: Stretch, made: Made, seeds: Sequence[int], studio: Studio) -> Made:
     """The pictures at the size of the second plan. New generators with the same seeds draw its noise, as A1111 has it.
 
     made: by the first pass.
@@ -25,29 +25,29 @@ def second_pass(second: SecondPass, stretch: Stretch, made: Made, seeds: Sequenc
     before, trip, boxes = list(made.pictures), stretch.trip, stretch.boxes
     height, width = before[0].shape[:2]
     size = enlargement_of(second.hires, width, height)
-    tools.report.stage("enlarging")
+    studio.report.stage("enlarging")
     plan, by = second.plan, second.latent_upscaler
-    noise = tools.noise_for(plan, trip.model, seeds)
+    noise = studio.noise_for(plan, trip.model, seeds)
     if by is not None and made.latents is not None and not boxes:
         latents = enlarged_latents(made.latents, by, size)
-        shown = _enlarged(before[0], None, size, tools)
-        result = changed(trip, Ground(pictures=(shown,), shown=shown), Beginning(latents=latents), noise, tools)
-        return Made(pictures=tools.decode(trip.model, result), latents=result)
+        shown = _enlarged(before[0], None, size, studio)
+        result = changed(trip, Ground(pictures=(shown,), shown=shown), Beginning(latents=latents), noise, studio)
+        return Made(pictures=studio.decode(trip.model, result), latents=result)
     name = second.hires.upscaler if by is None else None
-    pictures = tuple(_enlarged(picture, name, size, tools) for picture in before)
+    pictures = tuple(_enlarged(picture, name, size, studio) for picture in before)
     ground = Ground(pictures=pictures, shown=pictures[0])
     if boxes:
-        pieces = changed_in_pieces(trip, boxes, ground, noise, (plan.width, plan.height), tools)
+        pieces = changed_in_pieces(trip, boxes, ground, noise, (plan.width, plan.height), studio)
         return Made(pictures=pieces, latents=None)
-    result = changed(trip, ground, begun(ground, trip, tools), noise, tools)
-    return Made(pictures=tools.decode(trip.model, result), latents=result)
+    result = changed(trip, ground, begun(ground, trip, studio), noise, studio)
+    return Made(pictures=studio.decode(trip.model, result), latents=result)
 
 
-def _enlarged(pixels: Pixels, upscaler: str | None, size: Enlargement, tools: Tools) -> Pixels:
+def _enlarged(pixels: Pixels, upscaler: str | None, size: Enlargement, studio: Studio) -> Pixels:
     """By an upscaler, or by Lanczos."""
     picture = Image.fromarray(pixels)
     if upscaler is None:
         large = picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
     else:
-        large = tools.given().enlarge(upscaler, picture, size.width, size.height)
+        large = studio.given().enlarge(upscaler, picture, size.width, size.height)
     return np.asarray(cut_to(large, size))

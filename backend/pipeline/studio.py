@@ -1,4 +1,4 @@
-"""What every stretch of a job's way uses, and the two ends of it: pictures to latents and back."""
+"""Where pictures are worked on: what every stretch of a job's way uses, and both its ends, to latents and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backend.pipeline.trip import Retrying, Watched
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tools:
+class Studio:
     """watched: see there. means: see `generate`."""
 
     watched: Watched
