@@ -185,7 +185,11 @@ def _showing(part: Pass, picture: Tensor, mask: Tensor | None, manner: Manner) -
 
 def _by_step(model: Model, models: ModelOfStep | None, first: int, num_steps: int) -> Callable[[int], Model]:
     """The model of a step of a pass that begins with step `first` of the job."""
-    return (lambda step: model) if models is None else cache(lambda step: models(first + step, num_steps))
+
+    def at(step: int) -> Model:
+        return model if models is None else models(first + step, num_steps)
+
+    return cache(at)
 
 
 def _pass(
