@@ -271,7 +271,11 @@ main() {
     fi
     case "$command" in
         "" | start) exec "$python" "$root/app.py" "$@" ;;
-        test) cd "$root" && exec "$python" -m pytest "$@" ;;
+        test)
+            # All of them: by as many processes as there are processors, up to four, each with whole files.
+            [ "$#" -gt 0 ] || set -- --numprocesses=auto --maxprocesses=4 --dist=loadfile
+            cd "$root" && exec "$python" -m pytest "$@"
+            ;;
         train) run_module "$python" backend.training "$@" ;;
         *) run_module "$python" backend.commands "$command" "$@" ;;
     esac
