@@ -41,13 +41,7 @@ export function mount({ element }) {
   const look = async () => {
     const request = requestOf(values);
     const body = Object.fromEntries(MATTERS.filter((name) => name in request).map((name) => [name, request[name]]));
-    if (body.recipe) {
-      try {
-        body.recipe = JSON.parse(body.recipe);
-      } catch {
-        return show("problem", "The recipe is no JSON.");
-      }
-    }
+    if (typeof body.recipe === "string") return show("problem", "The recipe is no JSON.");
     const key = JSON.stringify(body);
     if (key === asked) return;
     asked = key;

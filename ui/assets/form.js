@@ -90,10 +90,21 @@ export function requestOf(values) {
   const given = Object.fromEntries(Object.entries(values).filter(([, value]) => isGiven(value)));
   const asked = { ...inside("", given), adapters: sentRows(values.adapters) };
   delete asked.init;
+  if (Number.isSafeInteger(Number(asked.seed))) asked.seed = Number(asked.seed); // larger ones stay text, which the server refuses
+  if (typeof asked.recipe === "string") asked.recipe = readRecipe(asked.recipe);
   if ("detailers" in asked) asked.detailers = asked.detailers.filter((one) => one.is_on !== false);
   if (given.init) asked.init = initOf(given);
   for (const part of SWITCHED) if (given[`${part}.is_on`]) asked[part] = partOf(part, given);
   return asked;
+}
+
+/** A recipe as it was typed; as text where it is no JSON, which the server tells. */
+function readRecipe(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
 }
 
 export function partOf(part, values) {
