@@ -2,77 +2,109 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from backend.diffusion.guidance import Conditioning
 from backend.engine.board import Board
 from backend.engine.engine import Engine
 from backend.engine.job import JobState
+from backend.engine.loopback import Loopback
 from backend.engine.plot_cells import in_order
 from backend.engine.plot_request import Axis, PlotRequest
+from backend.engine.settings import Settings
 from backend.errors import RequestError
+from backend.families.family import Machine, Model, ModelFiles, Prompt
 from backend.http.security import Security
 from backend.http.server import build_app
 from backend.images.grid import compose_grid
 from backend.images.png_text import read_png_text
+from backend.init_image import InitImage
 from backend.request import GenerationRequest
 from tests.http_server import client_of
 from tests.merging_engine import TIMEOUT, half_of, merging_engine, picture_request, run
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 STRENGTHS, NUMBERS = (0.0, 0.5, 1.0), (1, 2)
 ALPHAS = Axis(kind="parameter", target="alpha", values=STRENGTHS)
 SEEDS = Axis(kind="seed", values=NUMBERS)
 
 
-@pytest.fixture
-def engine(tmp_path: Path):
-    with merging_engine(tmp_path) as engine:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with merging_engine(tmp_path_factory.mktemp("plots")) as engine:
         yield engine
 
 
-def ended(engine: Engine, plot: Board) -> Board:
-    for cell in plot.cells:
-        engine.wait(cell.job, TIMEOUT)
-    # The board hears of the last job right after whoever waits for it.
-    engine.wait(engine.submit(picture_request()), TIMEOUT)
-    return engine.boards.find(plot.id)
+@pytest.fixture
+def engine(shared: Engine) -> Iterator[Engine]:
+    yield shared
+    for board in shared.boards.all():
+        shared.boards.remove(board.id)
+
+
+def ended(engine: Engine, board: Board) -> Board:
+    """The board with its grid, which is composed right after the last job has ended."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        found = engine.boards.find(board.id)
+        if found.has_ended and (found.grid or not isinstance(found.request, PlotRequest)):
+            return found
+        time.sleep(0.02)
+    raise AssertionError("the board has not ended")
+
+
+def not_started(folder: Path) -> Engine:
+    """An engine whose jobs wait until it is started."""
+    for seed, name in enumerate("ab"):
+        path = folder / "models" / "checkpoints" / f"{name}.safetensors"
+        if not path.exists():
+            write_tiny_checkpoint(path, seed=seed)
+    settings = Settings.for_root(folder, force_cpu=True, memory_budget=2**30)
+    return Engine.open(settings, start=False)
 
 
 def pixels(path: str) -> bytes:
     return Image.open(path).tobytes()
 
 
-def test_every_cell_is_the_picture_that_its_request_makes(engine: Engine) -> None:
-    plot = ended(
-        engine, engine.submit_plot(PlotRequest(request=picture_request(recipe=half_of()), axes=(ALPHAS, SEEDS)))
-    )
-    assert [(cell.x, cell.y, cell.state) for cell in plot.cells] == [(x, y, "done") for y in range(2) for x in range(3)]
-    for cell in plot.cells:
+@pytest.fixture(scope="module")
+def six(shared: Engine) -> Board:
+    """Three strengths of a merge by two seeds."""
+    request = picture_request(recipe=half_of())
+    return ended(shared, shared.submit_plot(PlotRequest(request=request, axes=(ALPHAS, SEEDS))))
+
+
+def test_every_cell_is_the_picture_that_its_request_makes(shared: Engine, six: Board) -> None:
+    assert [(cell.x, cell.y, cell.state) for cell in six.cells] == [(x, y, "done") for y in range(2) for x in range(3)]
+    for cell in (six.cells[0], six.cells[4]):
         recipe = half_of(alpha=STRENGTHS[cell.x])
-        alone = run(engine, GenerationRequest(prompt="a cat", steps=2, seed=NUMBERS[cell.y], recipe=recipe))
+        alone = run(shared, GenerationRequest(prompt="a cat", steps=2, seed=NUMBERS[cell.y], recipe=recipe))
         assert pixels(cell.image) == pixels(str(alone.images[0].path))
-    assert len({pixels(cell.image) for cell in plot.cells}) == 6
+    assert len({pixels(cell.image) for cell in six.cells}) == 6
 
 
-def test_when_all_have_ended_there_is_a_picture_of_all(engine: Engine) -> None:
-    plot = ended(
-        engine, engine.submit_plot(PlotRequest(request=picture_request(recipe=half_of()), axes=(ALPHAS, SEEDS)))
-    )
-    grid = Image.open(plot.grid)
+def test_when_all_have_ended_there_is_a_picture_of_all(six: Board) -> None:
+    grid = Image.open(six.grid)
     assert grid.width > 3 * 64
     assert grid.height > 2 * 64
-    assert "emulsion-plot" in read_png_text(Path(plot.grid).read_bytes())
-    again = PlotRequest.from_mapping(json.loads(read_png_text(Path(plot.grid).read_bytes())["emulsion-plot"]))
-    assert again == plot.request
+    again = PlotRequest.from_mapping(json.loads(read_png_text(Path(six.grid).read_bytes())["emulsion-plot"]))
+    assert again == six.request
 
 
 def test_a_plot_is_one_use_of_its_recipe(engine: Engine) -> None:
-    ended(engine, engine.submit_plot(PlotRequest(request=picture_request(recipe=half_of()), axes=(ALPHAS,))))
-    assert len(engine.history.newest_first()) == 1
+    before = len(engine.history.newest_first())
+    recipe = half_of(alpha=0.125)
+    ended(engine, engine.submit_plot(PlotRequest(request=picture_request(recipe=recipe), axes=(ALPHAS,))))
+    assert len(engine.history.newest_first()) == before + 1
 
 
 @pytest.mark.parametrize(
@@ -121,37 +153,145 @@ def test_a_plot_of_which_one_cell_is_refused_queues_none(engine: Engine) -> None
 
 
 def test_a_plot_survives_a_restart(tmp_path: Path) -> None:
-    with merging_engine(tmp_path, persistent=True) as engine:
-        request = GenerationRequest(prompt="a cat", steps=30, seed=5, recipe=half_of())
-        plot = engine.submit_plot(PlotRequest(request=request, axes=(ALPHAS,)))
-        engine.wait(plot.cells[0].job, TIMEOUT)
-    with merging_engine(tmp_path, persistent=True) as engine:
+    engine = not_started(tmp_path)
+    plot = engine.submit_plot(PlotRequest(request=picture_request(recipe=half_of()), axes=(ALPHAS,)))
+    engine.cancel(plot.cells[1].job)
+    engine.close()
+    engine = not_started(tmp_path)
+    try:
         assert engine.boards.find(plot.id).request == plot.request
+        assert [cell.state for cell in engine.boards.find(plot.id).cells] == ["queued", "cancelled", "queued"]
+        engine.start()
         found = ended(engine, engine.boards.find(plot.id))
-        assert [cell.state for cell in found.cells] == ["done"] * 3
+        assert [cell.state for cell in found.cells] == ["done", "cancelled", "done"]
         assert Path(found.grid).exists()
-    with merging_engine(tmp_path, persistent=True) as engine:
-        assert engine.boards.find(plot.id) == found
+    finally:
+        engine.close()
+    engine = not_started(tmp_path)
+    assert engine.boards.find(plot.id) == found
+    engine.close()
 
 
-def test_a_plot_that_is_removed_runs_no_more_and_keeps_its_pictures(engine: Engine) -> None:
-    request = GenerationRequest(prompt="a cat", steps=40, seed=5, recipe=half_of())
-    plot = engine.submit_plot(PlotRequest(request=request, axes=(ALPHAS,)))
-    engine.wait(plot.cells[0].job, TIMEOUT)
+def test_a_plot_that_is_removed_runs_no_more_and_keeps_its_pictures(tmp_path: Path) -> None:
+    engine = not_started(tmp_path)
+    plot = engine.submit_plot(PlotRequest(request=picture_request(recipe=half_of()), axes=(ALPHAS,)))
     engine.boards.remove(plot.id)
-    states = [engine.wait(cell.job, TIMEOUT).state for cell in plot.cells]
-    assert states[-1] is JobState.CANCELLED
-    assert engine.job(plot.cells[0].job).images[0].path.exists()
+    assert [engine.job(cell.job).state for cell in plot.cells] == [JobState.CANCELLED] * 3
     assert engine.boards.all() == []
+    kept = engine.submit_plot(PlotRequest(request=picture_request(recipe=half_of()), axes=(SEEDS,)))
+    engine.start()
+    try:
+        found = ended(engine, kept)
+        engine.boards.remove(kept.id)
+        assert all(Path(cell.image).exists() for cell in found.cells)
+    finally:
+        engine.close()
 
 
-def test_cancelled_cells_are_shown_as_such(engine: Engine) -> None:
-    request = GenerationRequest(prompt="a cat", steps=40, seed=5, recipe=half_of())
-    plot = engine.submit_plot(PlotRequest(request=request, axes=(ALPHAS,)))
-    engine.cancel(plot.cells[2].job)
-    found = ended(engine, plot)
-    assert [cell.state for cell in found.cells] == ["done", "done", "cancelled"]
-    assert Path(found.grid).exists()
+class Counted:
+    """A model that counts how often it reads a prompt."""
+
+    def __init__(self, model: Model, reads: list[str]) -> None:
+        self._model = model
+        self._reads = reads
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_prompt(self, prompt: Prompt) -> Conditioning:
+        self._reads.append(prompt.text)
+        return self._model.encode_prompt(prompt)
+
+
+def test_cells_that_share_a_model_and_a_prompt_load_and_encode_once(tmp_path: Path) -> None:
+    engine = not_started(tmp_path)
+    families, loads, reads = engine.catalog.families, [], []
+    family = families[engine.describe_checkpoint("a").family]
+
+    def load(files: ModelFiles, machine: Machine) -> Any:
+        assert family.load is not None
+        loads.append(files)
+        return Counted(family.load(files, machine), reads)
+
+    families.remove(family.name)
+    families.add(dataclasses.replace(family, load=load))
+    axes = (Axis(kind="checkpoint", values=("a", "b")), SEEDS, Axis(kind="prompt_replace", values=("cat", "dog")))
+    plot = engine.submit_plot(PlotRequest(request=picture_request(checkpoint="a", negative_prompt="bad"), axes=axes))
+    engine.start()
+    try:
+        found = ended(engine, plot)
+    finally:
+        engine.close()
+    assert [cell.state for cell in found.cells] == ["done"] * 8
+    assert len(loads) == 2
+    assert sorted(reads) == sorted(["a cat", "a dog", "bad"] * 2)
+
+
+def test_a_loopback_is_img2img_on_the_results(engine: Engine) -> None:
+    first = run(engine, picture_request(checkpoint="a"))
+    sha256 = engine.pictures.add(first.images[0].path.read_bytes()).sha256
+    request = picture_request(checkpoint="a", init=InitImage(picture=sha256, denoising_strength=0.9))
+    found = ended(engine, engine.submit_plot(PlotRequest(request=request, loopback=Loopback(rounds=2))))
+    assert [cell.error for cell in found.cells] == ["", ""]
+    again = engine.pictures.add(Path(found.cells[0].image).read_bytes()).sha256
+    init = InitImage(picture=again, denoising_strength=0.9)
+    alone = run(engine, dataclasses.replace(request, init=init, seed=6))
+    assert pixels(found.cells[1].image) == pixels(str(alone.images[0].path))
+
+
+def test_batches_over_http(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "b.png").write_bytes(b"broken")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    body = {"request": {"prompt": "a cat", "steps": 2, "checkpoint": "a"}, "folder": str(tmp_path), "reads": ["seed"]}
+    with client_of(build_app(engine, Security())) as client:
+        answer = client.post("/api/v1/batches", json=body)
+        assert answer.status_code == 202, answer.text
+        batch_id = answer.json()["id"]
+        ended(engine, engine.boards.find(batch_id))
+        shown = client.get(f"/api/v1/batches/{batch_id}").json()
+        assert [(cell["item"], cell["state"]) for cell in shown["cells"]] == [("a.png", "done"), ("b.png", "failed")]
+        assert client.get("/" + shown["cells"][0]["image"]["url"]).status_code == 200
+        (summary,) = client.get("/api/v1/batches").json()
+        assert (summary["pictures"], summary["states"]) == (2, {"done": 1, "failed": 1})
+        assert "seed" in client.get("/api/v1/batches/fields").json()
+        assert client.get(f"/api/v1/plots/{batch_id}").status_code == 404
+        Image.new("RGB", (64, 64), "blue").save(tmp_path / "b.png")
+        assert client.post(f"/api/v1/batches/{batch_id}/retry").status_code == 200
+        assert [cell.state for cell in ended(engine, engine.boards.find(batch_id)).cells] == ["done"] * 2
+        assert client.post(f"/api/v1/batches/{batch_id}/cancel").status_code == 200
+        assert client.delete(f"/api/v1/batches/{batch_id}").status_code == 200
+        assert client.post("/api/v1/batches", json={**body, "folder": "nowhere"}).json()["field"] == "folder"
+
+
+def test_what_an_axis_can_change_and_what_a_plot_would_come_to_over_http(engine: Engine) -> None:
+    run(engine, picture_request(checkpoint="a"))
+    with client_of(build_app(engine, Security())) as client:
+        kinds = {kind["kind"]: kind for kind in client.get("/api/v1/plots/axes").json()}
+        assert [name for name, _ in kinds["checkpoint"]["choices"]][:2] == ["a", "b"]
+        assert "euler" in [name for name, _ in kinds["sampler"]["choices"]]
+        assert kinds["init.resize"]["choices"][0] == ["stretch", "stretch"]
+        body = {"request": {"prompt": "a cat"}, "axes": [{"kind": "seed", "values": "1-3"}]}
+        found = client.post("/api/v1/plots/check", json=body).json()
+        assert (found["pictures"], found["problem"]) == (3, "")
+        assert found["seconds"] > 0
+        assert found["axes"][0]["labels"] == ["Seed 1", "Seed 2", "Seed 3"]
+        wrong = client.post("/api/v1/plots/check", json={**body, "axes": [{"kind": "steps", "values": "0-3"}]}).json()
+        assert (wrong["field"], wrong["pictures"]) == ("x.values", 0)
+        assert engine.boards.all() == []
+
+
+def test_boards_over_http_are_cancelled_tried_again_and_their_grid_is_saved(engine: Engine) -> None:
+    body = {"request": {"prompt": "a|b", "steps": 2, "checkpoint": "a"}, "matrix": {}}
+    with client_of(build_app(engine, Security())) as client:
+        plot_id = client.post("/api/v1/plots", json=body).json()["id"]
+        client.post(f"/api/v1/plots/{plot_id}/cancel")
+        ended(engine, engine.boards.find(plot_id))
+        client.post(f"/api/v1/plots/{plot_id}/retry")
+        found = ended(engine, engine.boards.find(plot_id))
+        assert [cell.state for cell in found.cells] == ["done"] * 2
+        grid = client.post(f"/api/v1/plots/{plot_id}/grid").json()["grid"]
+        assert client.get("/" + grid).status_code == 200
+        assert client.get(f"/api/v1/batches/{plot_id}").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,18 @@ export function plotBoard(plot, reload) {
   const grid = element("a", "em-action", "Grid picture", { target: "_blank", rel: "noopener" });
   const act = (text, path, options, told) =>
     action(text, async () => {
+      const buttons = [...actions.querySelectorAll("button")];
+      buttons.forEach((button) => (button.disabled = true)); // one thing after the other
       try {
         const answer = await ask(`api/v1/plots/${plot.id}${path}`, options.method ? undefined : {}, options);
         told?.(answer);
       } catch (error) {
         tellProblem(error.message);
       }
+      buttons.forEach((button) => (button.disabled = false));
       reload();
     });
+  const actions = element("div", "em-actions");
   const save = act("Save grid", "/grid", {}, (answer) => {
     note("The grid was saved among the outputs.");
     if (answer.grid) window.open(address(answer.grid), "_blank", "noopener");
@@ -31,7 +35,8 @@ export function plotBoard(plot, reload) {
   const cancel = act("Cancel", "/cancel", {});
   const remove = act("Remove", "", { method: "DELETE" });
   const head = element("div", "em-panel-head");
-  head.append(element("span", "em-quiet", titleOf(plot)), count, grid, save, retry, cancel, remove);
+  actions.append(grid, save, retry, cancel, remove);
+  head.append(element("span", "em-plot-title", titleOf(plot)), count, actions);
   const cells = new Map(); // place -> {td, shown}
   box.append(head, ...tablesOf(plot, cells));
 

@@ -54,7 +54,7 @@ export function mount({ element: host }) {
 
   function draw() {
     const way = find("way").value;
-    for (const part of host.querySelectorAll("[data-way]")) part.hidden = part.dataset.way !== way;
+    for (const part of host.querySelectorAll("[data-way]")) part.hidden = !part.dataset.way.split(" ").includes(way);
     find("loop").hidden = find("base").value === "txt2img";
     find("loop-fields").hidden = !find("loops").checked;
     checkSoon();

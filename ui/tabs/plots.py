@@ -49,7 +49,7 @@ _TEMPLATE = """
         <label class="em-field em-labelled"><span class="em-label">From a file</span>
           <input type="file" accept=".txt,text/plain" data-part="file"></label>
       </div>
-      <label class="em-field em-labelled"><span class="em-label">Words go</span>
+      <label class="em-field em-labelled" data-way="matrix lines" hidden><span class="em-label">Words go</span>
         <select class="em-select" data-part="at">
           <option value="">in place of the prompt, or behind its first part</option>
           <option value="start">to the start of the prompt</option>
