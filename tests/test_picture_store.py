@@ -133,6 +133,25 @@ def test_adding_a_picture_again_makes_it_fresh(store):
     assert store.remove_unused([]).pictures == 0
 
 
+def test_a_picture_that_a_job_needs_is_not_removed_meanwhile(store):
+    sha256 = store.add(file_of()).sha256
+    os.utime(store.path(sha256), (1, 1))
+    store.require([sha256])
+    assert store.remove_unused([]).pictures == 0
+
+
+def test_transparency_and_orientation_are_told_as_the_picture_is_seen(store):
+    file = io.BytesIO()
+    Image.new("RGBA", (24, 16), (9, 99, 199, 50)).save(file, "PNG")
+    assert store.add(file.getvalue()).has_alpha
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # held upright: turned by a quarter
+    Image.new("RGB", (24, 16)).save(file, "JPEG", exif=exif)
+    turned = store.add(file.getvalue())
+    assert (turned.width, turned.height, turned.has_alpha) == (16, 24, False)
+    assert store.open(turned.sha256).size == (16, 24)
+
+
 def test_hashes_are_found_wherever_a_request_has_them():
     a, b = "a" * 64, "b" * 64
     request = GenerationRequest.from_mapping({"init": {"picture": a, "mask": {"picture": b}}, "prompt": "c" * 63})
@@ -205,6 +224,19 @@ def test_a_form_can_hold_the_file(client, engine):
 def test_bad_files_are_refused_with_a_typed_error(client, data):
     answer = upload(client, data)
     assert (answer.status_code, answer.json()["error"]) == (422, "BadImage")
+
+
+def test_a_file_of_more_than_64_mib_is_refused(client):
+    answer = upload(client, bytes(MAX_BYTES + 1))
+    assert (answer.status_code, answer.json()["error"]) == (422, "BadImage")
+    assert "64 are accepted" in answer.json()["detail"]
+
+
+def test_a_form_that_is_none_is_refused(client):
+    for kind in ("multipart/form-data", "multipart/form-data; boundary=x"):
+        answer = client.post(PICTURES, content=file_of(), headers={"Content-Type": kind})
+        assert 400 <= answer.status_code < 500
+        assert answer.json()["error"]
 
 
 def test_unknown_pictures_are_404(client):

@@ -6,12 +6,15 @@ import base64
 import hashlib
 import io
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from backend.errors import NotSupported, RequestError
+from backend.errors import EmulsionError, NotSupported, RequestError
 from backend.http.sdapi.img2img_body import read_img2img
 from backend.http.sdapi.txt2img_body import read_txt2img
 from backend.http.security import Security
@@ -339,6 +342,26 @@ def test_a_body_with_a_wrong_field_leaves_no_picture_behind(engine):
     with pytest.raises(RequestError, match="steps"):
         img2img(engine, init_images=[sent(png((1, 2, 3)))], steps="many")
     assert engine.pictures.size() == before
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(sent(PICTURE)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=4,
+)
+NAMES = sorted(
+    {*WEBUIAPI, *HIRES_OFF, "hr_sampler_name", "hr_checkpoint_name", "hr_resize_x", "init_images", "infotext"}
+)
+BODIES = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), anything, max_size=5)
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(body=BODIES, is_on=st.booleans())
+def test_every_body_is_read_or_refused_with_a_typed_error(engine, body, is_on):
+    with suppress(EmulsionError):
+        img2img(engine, **body)
+    with suppress(EmulsionError):
+        read_txt2img({"enable_hr": is_on, **body}, engine.catalog, engine.library)
 
 
 # What comes out

@@ -96,9 +96,9 @@ class PictureStore:
         return described
 
     def require(self, hashes: Iterable[str]) -> None:
-        """Raises UnknownPicture for the first one that is not here."""
+        """Raises UnknownPicture for the first one that is not here. Those that are count as just added."""
         for sha256 in hashes:
-            self.path(sha256)
+            _refresh(self.path(sha256))
 
     def size(self) -> StoreSize:
         sizes = [_size(path) for path in self._files()]
@@ -132,8 +132,7 @@ class PictureStore:
         with told_as_output_errors(path):
             is_there = _size(path) == len(data) and path.read_bytes() == data
         if is_there:
-            with suppress(OSError):
-                os.utime(path)  # wanted again, so it is as good as new
+            _refresh(path)
         else:
             write_atomically(path, data)
 
@@ -178,6 +177,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _refresh(path: Path) -> None:
+    """What is wanted again is as good as new."""
+    with suppress(OSError):
+        os.utime(path)
 
 
 def _added(path: Path) -> float:
