@@ -236,6 +236,7 @@ export function makeEditor({ root, name, document: doc, settings, abilities, fai
     refresh();
   });
   root.addEventListener("keydown", (event) => {
+    if (event.key === "Tab" && isLarge()) keepInside(event);
     // From everywhere in the editor; in the stage mask_keys.js has seen it before.
     if (event.key === "Escape" && !event.defaultPrevented && editor.shrink()) event.preventDefault();
     const isUndo = (event.ctrlKey || event.metaKey) && ["z", "y"].includes(event.key.toLowerCase());
@@ -243,6 +244,15 @@ export function makeEditor({ root, name, document: doc, settings, abilities, fai
     event.preventDefault();
     editor.run(event.key.toLowerCase() === "y" || event.shiftKey ? "redo" : "undo");
   });
+  /** What lies behind an editor that fills the window is not reached by Tab. */
+  function keepInside(event) {
+    const stops = [...root.querySelectorAll("button, input, [tabindex]")].filter((one) => one.tabIndex >= 0 && !one.disabled && one.checkVisibility());
+    const [from, to] = event.shiftKey ? [stops[0], stops.at(-1)] : [stops.at(-1), stops[0]];
+    if (document.activeElement !== from) return;
+    event.preventDefault();
+    to.focus();
+  }
+
   refresh();
   tellFacts();
   return { openFile, announce, stage };

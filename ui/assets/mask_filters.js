@@ -2,6 +2,7 @@
 
 import { boundsOf, clipped, cutOut, putBack, whole, widened } from "./mask_layer.js";
 
+const BLOCK = 32; // pixels, of the squares that are transposed at once
 const EIGHTH = 1 / (2 + Math.SQRT2); // share of an octagon's reach that each of its slanted sides has
 
 export function invert(layer) {
@@ -11,13 +12,13 @@ export function invert(layer) {
 }
 
 /** Every pixel becomes the largest within `reach` pixels: an octagon, exact along both axes. */
-export const grow = (layer, reach) => around(layer, reach, (pixels, size) => dilate(pixels, size, reach));
+export const grow = (layer, reach) => around(layer, reach, (pixels, size) => dilated(pixels, size, reach));
 
 /** Every pixel becomes the smallest around it. What lies beyond the picture's edge takes nothing away. */
 export const shrink = (layer, reach) =>
   around(layer, reach, (pixels, size) => {
     negate(pixels);
-    dilate(pixels, size, reach);
+    dilated(pixels, size, reach);
     negate(pixels);
   });
 
@@ -43,20 +44,47 @@ function negate(pixels) {
   for (let at = 0; at < pixels.length; at++) pixels[at] = 255 - pixels[at];
 }
 
+/** With room around, since the way from one pixel to another may lead over the picture's edge. */
+function dilated(pixels, { width, height }, reach) {
+  const size = { width: width + 2 * reach, height: height + 2 * reach };
+  const rect = { left: reach, top: reach, right: reach + width, bottom: reach + height };
+  const wide = { ...size, channels: 1, data: new Uint8Array(size.width * size.height) };
+  putBack(wide, rect, pixels);
+  dilate(wide.data, size, reach);
+  pixels.set(cutOut(wide, rect));
+}
+
 /** An octagon is a square made larger by two diagonals, and each of the four is a maximum along lines. */
 function dilate(pixels, { width, height }, reach) {
   const slant = Math.min(Math.round(reach * EIGHTH), Math.floor((reach - 1) / 2));
   const straight = reach - 2 * slant;
-  const line = largestAlong(pixels, Math.max(width, height));
-  for (let y = 0; y < height; y++) line(y * width, 1, width, straight);
-  for (let x = 0; x < width; x++) line(x, width, height, straight);
+  alongBoth(pixels, { width, height }, (values, across, down) => {
+    const line = largestAlong(values, across);
+    for (let y = 0; y < down; y++) line(y * across, 1, across, straight);
+  });
   if (!slant) return;
-  for (const [x, y] of rim(width, height)) {
-    line(y * width + x, width + 1, Math.min(width - x, height - y), slant);
+  const line = largestAlong(pixels, Math.max(width, height));
+  for (const [x, y] of rim(width, height)) line(y * width + x, width + 1, Math.min(width - x, height - y), slant);
+  for (const [x, y] of rim(width, height)) line(y * width + (width - 1 - x), width - 1, Math.min(width - x, height - y), slant);
+}
+
+/** Change all rows, and then all columns as rows of the transposed pixels, which lie next to each other in memory. */
+function alongBoth(pixels, { width, height }, changeRows) {
+  changeRows(pixels, width, height);
+  const turned = transposed(pixels, width, height);
+  changeRows(turned, height, width);
+  pixels.set(transposed(turned, height, width));
+}
+
+function transposed(pixels, width, height) {
+  const turned = new pixels.constructor(pixels.length);
+  for (let top = 0; top < height; top += BLOCK) {
+    for (let left = 0; left < width; left += BLOCK) {
+      const [bottom, right] = [Math.min(height, top + BLOCK), Math.min(width, left + BLOCK)];
+      for (let y = top; y < bottom; y++) for (let x = left; x < right; x++) turned[x * height + y] = pixels[y * width + x];
+    }
   }
-  for (const [x, y] of rim(width, height)) {
-    line(y * width + (width - 1 - x), width - 1, Math.min(width - x, height - y), slant);
-  }
+  return turned;
 }
 
 /** Where diagonals begin: the first row, and the first column below it. */
@@ -92,24 +120,28 @@ function largestAlong(pixels, longest) {
 }
 
 /** Three running means, which come close to a Gaussian. */
-function smooth(pixels, { width, height }, reach) {
-  const values = Uint16Array.from(pixels, (value) => value * 256);
+function smooth(pixels, size, reach) {
   const third = Math.floor(reach / 3);
-  for (const half of [third, third, reach - 2 * third].filter((half) => half > 0)) {
-    for (let y = 0; y < height; y++) meanAlong(values, y * width, 1, width, half);
-    for (let x = 0; x < width; x++) meanAlong(values, x, width, height, half);
-  }
+  const halves = [third, third, reach - 2 * third].filter((half) => half > 0);
+  const values = new Uint16Array(pixels.length);
+  for (let at = 0; at < pixels.length; at++) values[at] = pixels[at] * 256;
+  alongBoth(values, size, (rows, across, down) => {
+    const line = new Uint16Array(across + 2 * reach); // with its ends continued
+    for (const half of halves) for (let y = 0; y < down; y++) meanAlong(rows, y * across, across, half, line);
+  });
   for (let at = 0; at < pixels.length; at++) pixels[at] = Math.min(255, Math.round(values[at] / 256));
 }
 
-function meanAlong(values, start, stride, count, half) {
-  const line = new Uint16Array(count);
-  for (let i = 0; i < count; i++) line[i] = values[start + i * stride];
-  const at = (i) => line[Math.min(count - 1, Math.max(0, i))];
+function meanAlong(values, start, count, half, line) {
+  line.fill(values[start], 0, half);
+  line.set(values.subarray(start, start + count), half);
+  line.fill(values[start + count - 1], half + count, count + 2 * half);
+  const size = 2 * half + 1;
   let sum = 0;
-  for (let i = -half; i <= half; i++) sum += at(i);
+  for (let i = 0; i < size - 1; i++) sum += line[i];
   for (let i = 0; i < count; i++) {
-    values[start + i * stride] = Math.round(sum / (2 * half + 1));
-    sum += at(i + half + 1) - at(i - half);
+    sum += line[i + size - 1];
+    values[start + i] = Math.round(sum / size);
+    sum -= line[i];
   }
 }

@@ -107,7 +107,7 @@ export function connectKeys(stage, editor) {
     follow();
     if (tools.isBusy) tools.move(corner());
     cursor.cross(cross);
-    announce(`${cross.x}, ${cross.y}`, "quiet");
+    announce(`${cross.x}, ${cross.y}`);
   }
 
   /** Move the picture so that the crosshair stays in sight. */

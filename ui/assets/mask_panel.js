@@ -38,7 +38,7 @@ export function makePanel(editor) {
 
   /** A slider with its number. scale: what one sees of the setting. bend: above 1 the slider is finer on the left. */
   function slide(label, name, { min = 0, max, scale = 1, bend = 1, unit = "", hint = "" }) {
-    const box = element("label", "em-canvas-slide", "", { title: hint || label });
+    const box = element("label", `em-canvas-slide em-canvas-slide-${name}`, "", { title: hint || label });
     const range = element("input", "em-slider", "", { type: "range", min: 0, max: 1, step: 0.001, tabindex: -1, "aria-hidden": "true" });
     const number = element("input", "", "", { type: "number", min, max, step: 1, inputmode: "numeric", "aria-label": label });
     const set = (shown) => settings.set({ [name]: Math.min(max, Math.max(min, shown)) / scale });
