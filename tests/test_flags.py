@@ -245,11 +245,11 @@ def test_flags_of_existing_start_scripts_are_known() -> None:
         "--text-encoder-dir d --lora-dir d --embeddings-dir d --hypernetwork-dir d --medvram --lowvram "
         "--no-half --precision full --device-id 0 --use-cpu all --theme dark --disable-all-extensions "
         "--disable-extra-extensions --skip-install --loglevel INFO --forge-ref-a1111-home h --cpu --novram "
-        "--base-directory d --output-directory d --esrgan-models-path d --realesrgan-models-path d"
+        "--base-directory d --output-directory d --esrgan-models-path d --realesrgan-models-path d --swinir-models-path d"
     )
     assert read(*scripts.split()).notes == ()
     nothing_here = (
-        "--share --swinir-models-path d --no-half-vae --xformers "
+        "--share --scunet-models-path d --no-half-vae --xformers "
         "--opt-sdp-attention --styles-file f --ui-config-file f --ui-settings-file f --hide-ui-dir-config "
         "--freeze-settings --skip-torch-cuda-test --no-hashing --no-download-sd-model --api-log --gpu-only --highvram "
         "--reserve-vram 1 --preview-method auto --extra-model-paths-config f --deterministic --fast fp16_accumulation"

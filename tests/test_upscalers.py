@@ -117,18 +117,16 @@ def test_old_pickle_files_are_converted_when_they_are_used(upscalers, folder: Pa
 def test_what_cannot_be_used_is_listed_with_its_problem(upscalers, folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "page.pth").write_text("<!doctype html> not found")
-    write_upscaler(
-        folder / "swin.safetensors",
-        {"layers.0.residual_group.blocks.0.attn.relative_position_bias_table": torch.zeros(1)},
-    )
+    mark = "layers.0.residual_group.overlap_attn.relative_position_bias_table"
+    write_upscaler(folder / "hat.safetensors", {mark: torch.zeros(1)})
     half = {key: tensor for key, tensor in compact().items() if key != "body.2.weight"}
     torch.save({"params": half}, folder / "other.pth")
     found = upscalers()
     problems = {entry.name: entry.problem for entry in found.entries()[5:]}
     assert "page.pth" in problems["page"]
-    assert "SwinIR" in problems["swin"]
+    assert "HAT" in problems["hat"]
     assert found.names()[5:] == ["other"]
-    for name, error in (("page", BadCheckpoint), ("swin", UnsupportedCheckpoint), ("other", KeysDoNotMatch)):
+    for name, error in (("page", BadCheckpoint), ("hat", UnsupportedCheckpoint), ("other", KeysDoNotMatch)):
         with pytest.raises(error, match=f"^{found.find(name).path.name}"):
             found.look(name)
     assert found.names()[5:] == []

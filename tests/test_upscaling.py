@@ -177,7 +177,7 @@ def test_a_damaged_file_is_told() -> None:
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        (("conv_first.weight", "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"), "SwinIR"),
+        (("conv_first.weight", "layers.0.residual_group.blocks.0.attn.logit_scale"), "Swin2SR"),
         (("layers.0.residual_group.overlap_attn.relative_position_bias_table",), "HAT"),
         (("stylegan_decoder.style_mlp.1.weight",), "GFPGAN"),
         (("quantize.embedding.weight", "position_emb"), "CodeFormer"),
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_told() -> None:
     ],
 )
 def test_files_of_other_kinds_are_named_with_those_that_run(keys: tuple[str, ...], name: str) -> None:
-    with pytest.raises(UnsupportedCheckpoint, match=rf"{name}.*ESRGAN, RealESRGAN compact"):
+    with pytest.raises(UnsupportedCheckpoint, match=rf"{name}.*ESRGAN, RealESRGAN compact, SwinIR"):
         opened({f"params_ema.{key}": torch.zeros(1) for key in keys})
 
 

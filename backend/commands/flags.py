@@ -31,7 +31,7 @@ _RECIPE_FOLDERS = ("recipes",)
 _EMBEDDING_FOLDERS = ("embeddings",)
 _HYPERNETWORK_FOLDERS = ("hypernetworks",)
 # Ours; ComfyUI's; those of A1111 and Forge that may hold files of kinds that run here.
-_UPSCALER_FOLDERS = ("upscalers", "upscale_models", "ESRGAN", "RealESRGAN")
+_UPSCALER_FOLDERS = ("upscalers", "upscale_models", "ESRGAN", "RealESRGAN", "SwinIR")
 _TEXT_ENCODER_FOLDERS = ("text_encoders", "text_encoder", "clip")  # ours and ComfyUI's; Forge's; ComfyUI's old one
 
 
@@ -233,8 +233,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="one more folder of hypernetworks",
     )  # fmt: skip
     group.add_argument(
-        "--upscaler-dir", "--esrgan-models-path", "--realesrgan-models-path", dest="upscaler_dirs", type=_folder,
-        action="append", metavar="DIR", help="one more folder of upscalers",
+        "--upscaler-dir", "--esrgan-models-path", "--realesrgan-models-path", "--swinir-models-path",
+        dest="upscaler_dirs", type=_folder, action="append", metavar="DIR", help="one more folder of upscalers",
     )  # fmt: skip
     group.add_argument(
         "--forge-ref-a1111-home", "--forge-ref-comfy-home", dest="other_homes", type=_folder, action="append",

@@ -89,7 +89,7 @@ FOREIGN_FLAGS = (
         _LATER,
         "--textual-inversion-templates-dir",
         "--controlnet-dir", "--controlnet-preprocessor-models-dir",
-        "--controlnet-annotator-models-path", "--bsrgan-models-path", "--swinir-models-path",
+        "--controlnet-annotator-models-path", "--bsrgan-models-path",
         "--scunet-models-path", "--dat-models-path",
         "--ldsr-models-path", "--codeformer-models-path", "--gfpgan-models-path", "--gfpgan-dir", "--gfpgan-model",
         "--clip-models-path", "--styles-file", "--localizations-dir", "--extra-model-paths-config",

@@ -11,7 +11,6 @@ from backend.weights.source import WeightSource
 _KINDS: Sequence[tuple[str, tuple[str, ...]]] = (
     ("HAT", ("layers.0.residual_group.overlap_attn.relative_position_bias_table",)),
     ("Swin2SR", ("layers.0.residual_group.blocks.0.attn.logit_scale",)),
-    ("SwinIR", ("layers.0.residual_group.blocks.0.attn.relative_position_bias_table",)),
     ("DAT", ("layers.0.blocks.0.attn.attns.0.pos.pos_proj.weight",)),
     ("SCUNet", ("m_head.0.weight", "m_tail.0.weight")),
     ("SPAN", ("block_1.c1_r.sk.weight",)),

@@ -158,8 +158,7 @@ class Upscaler:
 
     @property
     def _context(self) -> int:
-        step = self._network.side_step
-        return -(-self._network.context // step) * step
+        return _whole_steps(self._network.context, self._network.side_step)
 
     def _part(self) -> Part:
         if self._dtype not in self._parts:
@@ -185,11 +184,16 @@ class Upscaler:
 
     def _working_bytes(self, height: int, width: int) -> int:
         part = self._part()
-        cost = self._machine.costs.of(part, f"upscale {_MEASURED}", self._call)
-        return working_bytes(cost.peak_bytes * height * width // _MEASURED**2)
+        cost = self._machine.costs.of(part, f"upscale {self._measured}", self._call)
+        return working_bytes(cost.peak_bytes * height * width // self._measured**2)
+
+    @property
+    def _measured(self) -> int:
+        return _whole_steps(_MEASURED, self._network.side_step)
 
     def _call(self, network: nn.Module, device: torch.device) -> object:
-        image = torch.empty(1, self.channels, _MEASURED, _MEASURED, dtype=self._dtype, device=device)
+        side = self._measured
+        image = torch.empty(1, self.channels, side, side, dtype=self._dtype, device=device)
         return network(image.to(memory_format=torch.channels_last))
 
 
@@ -207,6 +211,11 @@ def _stoppable(network: nn.Module, is_cancelled: Callable[[], bool]) -> Generato
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _whole_steps(length: int, step: int) -> int:
+    """Rounded up to a multiple."""
+    return -(-length // step) * step
 
 
 def _put(result: Tensor, area: _Tile, made: Tensor, scale: int) -> None:
