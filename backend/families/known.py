@@ -286,7 +286,7 @@ KNOWN = (
     ),
     _known(
         "upscaler",
-        "ESRGAN upscaler",
+        "upscaler",
         any_of(
             has_keys("conv_first.weight"),
             has_keys("params_ema.conv_first.weight"),
@@ -297,7 +297,7 @@ KNOWN = (
     ),
     _known(
         "upscaler-old",
-        "ESRGAN upscaler (old names)",
+        "upscaler (old names)",
         has_keys("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"),
         "it enlarges pictures and is no checkpoint. Move it into models/upscalers.",
     ),
