@@ -15,8 +15,9 @@ from backend.http.job_json import job_json
 from backend.images.png_text import read_png_text
 from backend.weights.hashing import sha256_of
 from backend.weights.safetensors_file import write_safetensors
-from tests.lora_engine import QUERY, lora_engine, pixels, request, row, run, write_lora
+from tests.lora_engine import QUERY, SHALLOW, lora_engine, pixels, request, row, run, write_lora
 from tests.tiny_adapters import lora_tensors
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 
 @pytest.fixture
@@ -73,3 +74,25 @@ def test_what_fits_in_parts_is_told_and_recorded(engine: Engine, tmp_path: Path)
     assert job_json(view, tmp_path / "outputs")["adapters"] == [exact]
     report = engine.adapter_report("partly")
     assert (report.num_matched, report.num_modules) == (1, 2)
+
+
+def test_what_unpacks_layers_of_a_packed_model_is_told_with_its_cost(engine: Engine, tmp_path: Path) -> None:
+    packed = tmp_path / "models" / "checkpoints" / "packed.safetensors"
+    write_tiny_checkpoint(packed, unet=SHALLOW, dtype=torch.float8_e4m3fn)
+    loras = tmp_path / "models" / "loras"
+    write_safetensors(loras / "whole.safetensors", {f"{QUERY}.diff": torch.full((16, 16), 0.01).half()}, {})
+    narrow = lora_tensors({QUERY: (16, 16)}, rank=1)
+    write_safetensors(loras / "narrow.safetensors", {key: value.half() for key, value in narrow.items()}, {})
+    engine.library.refresh()
+
+    def told(name: str) -> list[str]:
+        asked = request(row(name), checkpoint="packed")
+        return [notice for notice in engine.plan(asked).notices if "Packed layers" in notice]
+
+    (notice,) = told("whole")
+    assert notice.startswith("LoRA whole: Packed layers of the model (1) are kept in float16 while it acts")
+    assert notice.endswith(" MiB more memory.")
+    (facts,) = engine.plan(request(row("whole"), checkpoint="packed")).adapters.facts()["acting"]
+    assert any("packed" in text.lower() for text in facts["notices"])
+    assert told("narrow") == []  # a narrow product stays beside the packed weight
+    assert engine.plan(request(row("whole"), checkpoint="tiny")).notices == ()

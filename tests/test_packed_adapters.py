@@ -279,6 +279,7 @@ def test_what_is_no_product_is_held_wide_and_said(tmp_path):
     assert isinstance(model, Patched)
     assert model.widened == (f"{QKV}.weight",)
     assert model.packing(f"{QKV}.weight") is None
+    assert model.bytes_of_widening == 2 * ROWS * NUMBERS - base.storage_bytes(f"{QKV}.weight")
     products = patched(base, [place(half(lora_tensors({FUSED: (ROWS, NUMBERS)})))], "flux")
     assert isinstance(products, Patched)
     assert products.widened == ()

@@ -188,6 +188,11 @@ class Patched(PlainStorage):
         keys = [key for key in self.keys() if key in self.deltas.keys]
         return tuple(key for key in keys if self._source.packing(key) is not None and self.packing(key) is None)
 
+    @property
+    def bytes_of_widening(self) -> int:
+        """How much more memory `widened` take than packed."""
+        return sum(self.storage_bytes(key) - self._source.storage_bytes(key) for key in self.widened)
+
     def keys(self) -> Sequence[str]:
         return self._source.keys()
 

@@ -8,11 +8,12 @@ from functools import cached_property
 
 from backend.adapters.aliases import FAMILIES, specs_of
 from backend.adapters.lora_file import Adapter
-from backend.adapters.patched import patched
+from backend.adapters.patched import Patched, patched
 from backend.adapters.text_encoder_names import ENCODERS
 from backend.errors import RequestError
 from backend.families.family import Family, ModelFiles
 from backend.families.file_facts import averaged
+from backend.memory.byte_sizes import as_text
 from backend.merging.block_layout import BlockLayout
 from backend.merging.canonical import NETWORK, beside_network, network_in
 from backend.merging.layouts import layout_of
@@ -21,6 +22,22 @@ from backend.recipe import AdapterUse
 from backend.text.encoder_layouts import PROJECTION, T5, encoders_in
 from backend.weights.assembled import Assembled, Component, PartOf
 from backend.weights.source import TensorSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Widened:
+    """Packed layers that an adapter needs unpacked. num_bytes: how much more memory they take so."""
+
+    num_layers: int
+    dtype: str
+    num_bytes: int
+
+    @property
+    def notice(self) -> str:
+        return (
+            f"Packed layers of the model ({self.num_layers}) are kept in {self.dtype} while it acts, because what it "
+            f"adds does not fit beside them in less: {as_text(self.num_bytes)} more memory."
+        )
 
 
 class AdaptableModel:
@@ -54,6 +71,20 @@ class AdaptableModel:
     @cached_property
     def layout(self) -> BlockLayout:
         return layout_of(self.family.name, self._whole.keys())
+
+    def widened_by(self, use: AdapterUse, adapter: Adapter) -> Widened | None:
+        """What of the model an adapter needs unpacked, by headers alone; None for nothing."""
+        if not self._is_packed:
+            return None
+        changed = patched(self._whole, [placed(use, adapter, self.layout)], self.family.name)
+        if not isinstance(changed, Patched) or not changed.widened:
+            return None
+        dtype = str(changed.spec(changed.widened[0]).dtype).removeprefix("torch.")
+        return Widened(num_layers=len(changed.widened), dtype=dtype, num_bytes=changed.bytes_of_widening)
+
+    @cached_property
+    def _is_packed(self) -> bool:
+        return any(self._whole.packing(key) is not None for key in self._whole.keys())
 
     def with_adapters(self, uses: Sequence[tuple[AdapterUse, Adapter]]) -> ModelFiles:
         """The same files with what these add. Keys that none of them touches are those of the files."""

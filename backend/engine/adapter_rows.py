@@ -95,7 +95,7 @@ def plan_adapters(
 def adapter_notices(planned: PlannedAdapters) -> Iterator[str]:
     """What the user should know of the adapters."""
     for adapter in planned.acting:
-        for text in adapter.report.notices():
+        for text in adapter.notices:
             yield f"LoRA {adapter.file.name}: {text}"
 
 
@@ -113,9 +113,14 @@ def _planned(wanted: WantedAdapter, models: Sequence[AdaptableModel], reports: A
     model = models[-1] if is_for_refiner else models[0]
     report = reports.report(wanted.path, model)
     report.require_fit()
+    row = _with_weights(wanted, model)
+    # Where a strength changes over the steps, what counts is that there is one.
+    use = row.use if row.curve is None else replace(row.use, strength=1.0)
+    widened = model.widened_by(use, reports.adapter(wanted.path))
     return PlannedAdapter(
-        row=_with_weights(wanted, model),
+        row=row,
         report=report,
+        costs=widened.notice if widened else "",
         tag=wanted.tag.name if wanted.tag else "",
         short_hash=wanted.short_hash,
         is_for_refiner=is_for_refiner,

@@ -17,7 +17,8 @@ class PlannedAdapter:
 
     row: with the name and the hash that the file has in the library. report: of the file beside the model.
     tag: the name as a tag of the prompt has it, "" for a row. is_for_refiner: whether it acts on the second model.
-    short_hash: what A1111 knows the file by, "" where it has none.
+    short_hash: what A1111 knows the file by, "" where it has none. costs: what it takes beside its own weights, in a
+    sentence, "" for nothing.
     """
 
     row: AdapterRow
@@ -25,10 +26,15 @@ class PlannedAdapter:
     tag: str = ""
     short_hash: str = ""
     is_for_refiner: bool = False
+    costs: str = ""
 
     @property
     def file(self) -> FileRef:
         return self.row.use.file
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return (*self.report.notices(), *([self.costs] if self.costs else []))
 
     def facts(self) -> dict[str, Any]:
         """JSON values for pictures and jobs."""
@@ -42,7 +48,7 @@ class PlannedAdapter:
             "modules": report.num_modules,
             "formats": dict(report.formats),
             "ranks": None if report.ranks is None else list(report.ranks),
-            "notices": list(report.notices()),
+            "notices": list(self.notices),
         }
 
 
