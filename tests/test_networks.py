@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from backend.families.diffusers_layout import autoencoder_in_ldm_layout, unet_in_ldm_layout
 from backend.families.unet_shapes import autoencoder_config_from, unet_config_from
 from backend.nn.attention import AttentionPlace, attention
-from backend.nn.autoencoder import Autoencoder, AutoencoderConfig, decode_sliced, decode_tiled
+from backend.nn.autoencoder import Autoencoder, AutoencoderConfig, decode_sliced
 from backend.nn.unet import UNet, UNetConfig, timestep_embedding, used_once
 from backend.weights.source import InMemory
 from tests.reference_weights import relative_error, with_random_weights
@@ -378,18 +378,3 @@ def test_autoencoder_of_other_shapes_equals_diffusers_at_sizes_of_many_pixels_ch
 def test_slices_decode_to_the_same_picture(autoencoder):
     latents = torch.randn(3, 4, 6, 8)
     assert relative_error(decode_sliced(autoencoder, latents), autoencoder.decode(latents)) < 1e-5
-
-
-@torch.no_grad()
-def test_one_tile_is_the_whole_picture_and_many_tiles_are_close(autoencoder):
-    latents = torch.randn(1, 4, 20, 28)
-    whole = autoencoder.decode(latents)
-    assert relative_error(decode_tiled(autoencoder, latents, tile=32, overlap=8), whole) < 1e-5
-    tiled = decode_tiled(autoencoder, latents, tile=16, overlap=8)
-    assert tiled.shape == whole.shape
-    assert float((tiled - whole).abs().mean()) < 0.15 * float(whole.std())
-
-
-def test_tiles_cannot_overlap_completely(autoencoder):
-    with pytest.raises(ValueError, match="overlap"):
-        decode_tiled(autoencoder, torch.randn(1, 4, 8, 8), tile=4, overlap=4)

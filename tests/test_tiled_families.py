@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from backend.diffusion.guidance import ConditionedNetwork, Conditioning, classifier_free
+from backend.diffusion.noise import BUILTIN as NOISES
+from backend.diffusion.noise import BatchNoise
 from backend.diffusion.prediction import denoiser
 from backend.diffusion.samplers.euler import euler
 from backend.diffusion.tiled import tiled_network
@@ -66,9 +68,9 @@ def picture(tiles: int, overlap: int, *, width: int, height: int = 24) -> Tensor
     network: ConditionedNetwork = tiled_network(model.network([]), tiles, overlap, tiles_per_call=4)
     guided = classifier_free(network, texts[0], texts[1], 4.0)
     sigmas = [levels.sigma_max * (1 - step / 8) ** 3 for step in range(9)]
-    noise = torch.randn(1, 4, height, width, generator=torch.Generator().manual_seed(3))
+    noise = BatchNoise([3], (4, height, width), NOISES[0])
     denoise = denoiser(guided, model.prediction, levels)
-    x0 = euler(denoise, noise * sigmas[0], sigmas, model.process, partial(torch.zeros_like, noise))
+    x0 = euler(denoise, noise() * sigmas[0], sigmas, model.process, noise)
     return model.decode(x0)[0]
 
 

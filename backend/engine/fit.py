@@ -51,6 +51,8 @@ def _plans(plan: GenerationPlan, models: OpenedModels) -> Iterator[Plan]:
     for model in (models.model, *([models.refiner] if models.refiner else [])):
         yield from model.text_plans()
         yield model.network_plan(_evaluation(plan, model))
+    if plan.init is not None:
+        yield models.model.encoding_plan(plan.width, plan.height)
     yield models.model.decoding_plan(plan.width, plan.height)
 
 

@@ -67,7 +67,8 @@ class GenerationJobs:
         """Make the pictures that are missing. Raises EmulsionError."""
         self._machine.residency.begin_job()
         try:
-            self._make_images(view, request, report)
+            with self._machine.notices.told_to(report.notice):
+                self._make_images(view, request, report)
             return
         except NumericalError as error:
             problem = error.with_traceback(None)

@@ -14,6 +14,7 @@ from backend.diffusion.levels import Levels
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
 from backend.families.hypernetwork_files import HypernetworkUse
+from backend.families.notices import Notices
 from backend.memory.device import DeviceFacts
 from backend.memory.dry_run import CallCosts
 from backend.memory.dtype_policy import DtypePolicy
@@ -177,7 +178,11 @@ class Model(Protocol):
         ...
 
     def decoding_plan(self, width: int, height: int) -> Plan:
-        """How the autoencoder would run. Raises OutOfMemory."""
+        """How the autoencoder would make a picture. Raises OutOfMemory."""
+        ...
+
+    def encoding_plan(self, width: int, height: int) -> Plan:
+        """How the autoencoder would read a picture. Raises OutOfMemory."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -220,7 +225,7 @@ class ModelFiles:
 class Machine:
     """Where a model runs, and how. costs: what calls of networks take, as far as that was calculated before.
 
-    compiler: of networks' blocks; None for a machine that never compiles.
+    compiler: of networks' blocks; None for a machine that never compiles. notices: what models tell users.
     """
 
     device: DeviceFacts
@@ -228,6 +233,7 @@ class Machine:
     residency: Residency
     costs: CallCosts = field(default_factory=CallCosts)
     compiler: BlockCompiler | None = None
+    notices: Notices = field(default_factory=Notices)
 
     def compiled(self, network: nn.Module, evaluate: ConditionedNetwork) -> ConditionedNetwork:
         """`evaluate`, in which the blocks of `network` run compiled if that is wanted and possible."""

@@ -75,6 +75,9 @@ class LatentModel:
     def decoding_plan(self, width: int, height: int) -> Plan:
         return self._latents.decoding_plan(width, height)
 
+    def encoding_plan(self, width: int, height: int) -> Plan:
+        return self._latents.encoding_plan(width, height)
+
     def decode(self, latents: Tensor) -> Tensor:
         return self._latents.decode(latents)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,16 +14,23 @@ from backend.diffusion.philox import normals
 from backend.errors import NumericalError, UnsupportedCheckpoint
 from backend.families.family import LatentPreview, Machine
 from backend.families.parts import network_part, target_for
-from backend.families.planning import plan_decoding, tile_of
+from backend.families.planning import plan_in_tiles, tile_of
 from backend.families.unet_shapes import autoencoder_config_from
 from backend.memory.dry_run import Call
 from backend.memory.planner import Plan
 from backend.memory.residency import Part
-from backend.nn.autoencoder import Autoencoder, decode_sliced, decode_tiled
+from backend.nn.autoencoder import Autoencoder, decode_sliced
+from backend.nn.tiled_autoencoder import (
+    decode_first_tile,
+    decode_tiled,
+    decoding_reach,
+    encode_first_tile,
+    encode_tiled,
+    encoding_reach,
+)
 from backend.weights.source import WeightSource
 
-_OVERLAP = 16  # of tiles, in latent pixels
-_FEW_LATENTS = 16 * 16  # of which a decode takes less memory than finding out how much
+_FEW_LATENTS = 16 * 16  # which take less memory than finding out how much
 # Patterns that the preview colours are fitted on, and latent pixels along their sides: few and small, because the
 # autoencoder decodes them beside the first steps of sampling.
 _FIT_PATTERNS, _FIT_SIZE = 4, 8
@@ -88,24 +96,24 @@ class LatentSpace:
 
         Raises NumericalError when the result holds values that are not numbers, in float32 too.
         """
-        images = self._decode(latents, self._machine.policy.autoencoder)
-        if not bool(images.isfinite().all()) and self._machine.policy.autoencoder != torch.float32:
-            images = self._decode(latents, torch.float32)
-        if not bool(images.isfinite().all()):
-            raise NumericalError(
-                "The autoencoder's picture holds values that are not numbers: the checkpoint or its VAE is damaged, "
-                "or the guidance scale is far too high. Choose another VAE, or lower the guidance scale."
-            )
-        return images
+        return self._in_numbers(
+            lambda dtype: self._decode(latents, dtype),
+            what="picture",
+            advice="the checkpoint or its VAE is damaged, or the guidance scale is far too high. Choose another VAE, "
+            "or lower the guidance scale.",
+        )
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """The diffusion latents [B, C, h, w], float32, of pictures [B, 3, H, W] in -1..1: their means."""
-        dtype = self._machine.policy.autoencoder
-        autoencoder = self._autoencoder(dtype)
-        images = images.to(self._machine.device.torch_device, dtype, memory_format=torch.channels_last)
-        means = torch.cat([autoencoder.encode(image)[0] for image in images.split(1)])
-        return self._scaling.from_autoencoder(means.float())
+        """The diffusion latents [B, C, h, w], float32, of pictures [B, 3, H, W] in -1..1: their means.
+
+        Raises NumericalError when the result holds values that are not numbers, in float32 too.
+        """
+        return self._in_numbers(
+            lambda dtype: self._encode(images, dtype),
+            what="latents of a picture",
+            advice="the checkpoint or its VAE is damaged. Choose another VAE.",
+        )
 
     def unscaled(self, latents: Tensor) -> Tensor:
         """The autoencoder's own latents of diffusion latents [B, C, h, w]."""
@@ -117,31 +125,87 @@ class LatentSpace:
             self._preview = self._fitted_preview()
         return self._preview
 
-    def _decode(self, latents: Tensor, dtype: torch.dtype) -> Tensor:
-        height, width = latents.shape[-2:]
-        plan = self._plan(height, width, dtype) if height * width > _FEW_LATENTS else None
-        working = plan.working_bytes if plan else 0
-        autoencoder = cast(Autoencoder, self._machine.residency.get(self._part(dtype), working))
-        scaled = self._scaling.to_autoencoder(latents).to(dtype, memory_format=torch.channels_last)
-        if plan and plan.tiles > 1:
-            return decode_tiled(autoencoder, scaled, tile_of((height, width), plan.tiles, _OVERLAP), _OVERLAP)
-        return decode_sliced(autoencoder, scaled).float()
-
     def decoding_plan(self, width: int, height: int) -> Plan:
         """For pictures of this size in pixels. Raises OutOfMemory."""
-        return self._plan(height // 8, width // 8, self._machine.policy.autoencoder)
+        return self._decoding_plan(height // 8, width // 8, self._machine.policy.autoencoder)
 
-    def _plan(self, height: int, width: int, dtype: torch.dtype) -> Plan:
+    def encoding_plan(self, width: int, height: int) -> Plan:
+        """For pictures of this size in pixels. Raises OutOfMemory."""
+        return self._encoding_plan(height // 8, width // 8, self._machine.policy.autoencoder)
+
+    def _in_numbers(self, compute: Callable[[torch.dtype], Tensor], *, what: str, advice: str) -> Tensor:
+        """What is computed in the type that the machine is fastest in, or in float32 if that type is too narrow.
+
+        Not remembered from one picture to the next: each is what it would be alone.
+        """
+        dtype = self._machine.policy.autoencoder
+        result = compute(dtype)
+        if not bool(result.isfinite().all()) and dtype != torch.float32:
+            name = str(dtype).removeprefix("torch.")
+            self._machine.notices.tell(
+                f"The VAE's {what} held values that are not numbers in {name} and came out in float32 instead, which "
+                f"takes longer. A VAE that is made for {name} avoids that."
+            )
+            result = compute(torch.float32)
+        if not bool(result.isfinite().all()):
+            raise NumericalError(f"The autoencoder's {what} holds values that are not numbers: {advice}")
+        return result
+
+    def _decode(self, latents: Tensor, dtype: torch.dtype) -> Tensor:
+        height, width = latents.shape[-2:]
+        plan = self._decoding_plan(height, width, dtype) if height * width > _FEW_LATENTS else None
+        autoencoder = self._autoencoder(dtype, plan)
+        scaled = self._scaling.to_autoencoder(latents).to(dtype, memory_format=torch.channels_last)
+        if plan and plan.tiles > 1:
+            return decode_tiled(autoencoder, scaled, tile_of((height, width), plan.tiles, self._decoding_overlap))
+        return decode_sliced(autoencoder, scaled).float()
+
+    def _encode(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        height, width = (side // 8 for side in images.shape[-2:])
+        plan = self._encoding_plan(height, width, dtype) if height * width > _FEW_LATENTS else None
+        autoencoder = self._autoencoder(dtype, plan)
+        images = images.to(self._machine.device.torch_device, dtype, memory_format=torch.channels_last)
+        if plan and plan.tiles > 1:
+            means = encode_tiled(autoencoder, images, tile_of((height, width), plan.tiles, self._encoding_overlap))
+        else:
+            means = torch.cat([autoencoder.encode(image)[0] for image in images.split(1)])
+        return self._scaling.from_autoencoder(means.float())
+
+    @property
+    def _decoding_overlap(self) -> int:
+        return 2 * decoding_reach(self._config)
+
+    @property
+    def _encoding_overlap(self) -> int:
+        return 2 * encoding_reach(self._config)
+
+    def _decoding_plan(self, height: int, width: int, dtype: torch.dtype) -> Plan:
         channels = self.channels
 
-        def call(height: int, width: int) -> Call:
+        def call(tile: int | None) -> Call:
             def decode(network: nn.Module, device: torch.device) -> object:
                 latents = torch.empty(1, channels, height, width, dtype=dtype, device=device)
-                return cast(Autoencoder, network).decode(latents.to(memory_format=torch.channels_last))
+                latents = latents.to(memory_format=torch.channels_last)
+                autoencoder = cast(Autoencoder, network)
+                if tile is None:
+                    return autoencoder.decode(latents)
+                return decode_first_tile(autoencoder, latents, tile)
 
             return decode
 
-        return plan_decoding(self._machine, self._part(dtype), (height, width), _OVERLAP, call)
+        return plan_in_tiles(self._machine, self._part(dtype), (height, width), self._decoding_overlap, "decode", call)
+
+    def _encoding_plan(self, height: int, width: int, dtype: torch.dtype) -> Plan:
+        def call(tile: int | None) -> Call:
+            def encode(network: nn.Module, device: torch.device) -> object:
+                image = torch.empty(1, 3, 8 * height, 8 * width, dtype=dtype, device=device)
+                image = image.to(memory_format=torch.channels_last)
+                autoencoder = cast(Autoencoder, network)
+                return autoencoder.encode(image) if tile is None else encode_first_tile(autoencoder, image, tile)
+
+            return encode
+
+        return plan_in_tiles(self._machine, self._part(dtype), (height, width), self._encoding_overlap, "encode", call)
 
     @torch.inference_mode()
     def _fitted_preview(self) -> LatentPreview:
@@ -155,8 +219,9 @@ class LatentSpace:
         solution = torch.linalg.lstsq(inputs, colours).solution  # [C + 1, 3]
         return LatentPreview(matrix=solution[:channels], bias=solution[channels])
 
-    def _autoencoder(self, dtype: torch.dtype) -> Autoencoder:
-        return cast(Autoencoder, self._machine.residency.get(self._part(dtype)))
+    def _autoencoder(self, dtype: torch.dtype, plan: Plan | None) -> Autoencoder:
+        working = plan.working_bytes if plan else 0
+        return cast(Autoencoder, self._machine.residency.get(self._part(dtype), working))
 
     def _part(self, dtype: torch.dtype) -> Part:
         config = self._config

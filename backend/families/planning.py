@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from backend.errors import OutOfMemory
@@ -10,6 +11,7 @@ from backend.families.family import Evaluation, Machine
 from backend.memory.dry_run import Call
 from backend.memory.part import Part
 from backend.memory.planner import Plan, plan_decoder, plan_denoiser
+from backend.tile_boxes import spans
 
 # A calculation takes seconds at the first time. It would say "everything stays" where weights take at most this share
 # of the budget, unless the pictures are very large.
@@ -63,39 +65,52 @@ def plan_encoder(machine: Machine, part: Part) -> Plan:
     )
 
 
-def plan_decoding(
-    machine: Machine, part: Part, latent_size: tuple[int, int], overlap: int, call: Callable[[int, int], Call]
+def plan_in_tiles(
+    machine: Machine,
+    part: Part,
+    latent_size: tuple[int, int],
+    overlap: int,
+    label: str,
+    call: Callable[[int | None], Call],
 ) -> Plan:
-    """The whole picture where that fits, or else the fewest tiles. latent_size: height, width. Raises OutOfMemory."""
+    """The whole picture where that fits, or else the fewest tiles. latent_size: height, width.
 
-    def peak(size: tuple[int, int]) -> int:
-        return machine.costs.of(part, f"decode {size}", call(*size)).peak_bytes
+    call: of a tile of so many latent pixels, beside what the whole picture takes; of the whole for None.
+    label: "decode", "encode": what is calculated. Raises OutOfMemory.
+    """
 
-    def plan(sizes: dict[int, tuple[int, int]]) -> Plan:
+    def peak(tile: int | None) -> int:
+        shapes = f"{label} {latent_size}" if tile is None else f"{label} {latent_size} in tiles of {tile}"
+        return machine.costs.of(part, shapes, call(tile)).peak_bytes
+
+    def plan(tiles: dict[int, int | None]) -> Plan:
         return plan_decoder(
             machine.residency.sizes(part),
             machine.residency.budget,
-            peaks={count: peak(size) for count, size in sizes.items()},
+            peaks={count: peak(tile) for count, tile in tiles.items()},
             keeps_once=machine.device.is_host,
             title=part.title,
         )
 
     try:
-        return plan({1: latent_size})
+        return plan({1: None})
     except OutOfMemory:
-        tiled = {num_tiles(latent_size, tile, overlap): tile for tile in _TILES if tile < max(latent_size)}
-        if not tiled:
+        tiles: dict[int, int | None] = {num_tiles(latent_size, tile, overlap): tile for tile in _sides(latent_size)}
+        if not tiles:
             raise
-        height, width = latent_size
-        return plan({count: (min(height, tile), min(width, tile)) for count, tile in tiled.items()})
+        return plan(tiles)
 
 
 def num_tiles(latent_size: Sequence[int], tile: int, overlap: int) -> int:
     """How many tiles of `tile` x `tile` latent pixels that overlap by `overlap` cover a picture."""
-    rows, columns = (1 if side <= tile else -(-(side - overlap) // (tile - overlap)) for side in latent_size)
-    return rows * columns
+    return math.prod(len(spans(side, tile, overlap)) for side in latent_size)
 
 
 def tile_of(latent_size: tuple[int, int], tiles: int, overlap: int) -> int:
-    """The side of the tiles of which `tiles` cover a picture."""
-    return next(tile for tile in _TILES if num_tiles(latent_size, tile, overlap) == tiles)
+    """The side of the tiles of which `tiles` cover a picture; the smaller ones where two sizes need as many."""
+    return next(tile for tile in reversed(_sides(latent_size)) if num_tiles(latent_size, tile, overlap) == tiles)
+
+
+def _sides(latent_size: tuple[int, int]) -> list[int]:
+    """Of tiles, the largest first."""
+    return [tile for tile in _TILES if tile < max(latent_size)]

@@ -6,8 +6,9 @@ diffusion works with (0.18215 for SD 1.x) belongs to the family.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,14 @@ from torch import Tensor, nn
 
 from backend.nn.attention import AttentionPlace, attention
 from backend.nn.layers import Conv2d, GroupNorm, silu
+
+Normalise: TypeAlias = Callable[[GroupNorm, Tensor], Tensor]
+"""How a norm is applied to a feature map: by the map's own statistics, or those of a larger one."""
+
+
+def by_itself(norm: GroupNorm, x: Tensor) -> Tensor:
+    return norm(x)
+
 
 # Shapes: B batch, C channels, Z latent channels, H x W image size, h x w latent size.
 
@@ -83,10 +92,18 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(channels, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.coarse(self.fine(x))
+
+    def fine(self, x: Tensor, normalise: Normalise = by_itself) -> Tensor:
+        """From pixels to feature maps at the size of the latents: all that looks at a neighbourhood only, but norms."""
         x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
-        return self.conv_out(silu(self.norm_out(self.mid(x))))
+        for level in list(self.down)[:-1]:
+            x = level(x, normalise)
+        return x
+
+    def coarse(self, x: Tensor) -> Tensor:
+        """From there to mean and log-variance [B, 2 * Z, h, w]."""
+        return self.conv_out(silu(self.norm_out(self.mid(self.down[-1](x)))))
 
 
 class Decoder(nn.Module):
@@ -107,10 +124,18 @@ class Decoder(nn.Module):
         self.conv_out = Conv2d(channels, config.in_channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
-            x = level(x)
-        return self.conv_out(silu(self.norm_out(x)))
+        return self.fine(self.coarse(z))
+
+    def coarse(self, z: Tensor) -> Tensor:
+        """From latents [B, Z, h, w] to feature maps [B, C, h, w] of the same size."""
+        return cast(Level, self.up[-1]).at_its_resolution(self.mid(self.conv_in(z)))
+
+    def fine(self, x: Tensor, normalise: Normalise = by_itself) -> Tensor:
+        """From there to pixels: all that looks at a neighbourhood only, but norms."""
+        x = cast(Level, self.up[-1]).upsample(x)
+        for level in reversed(list(self.up)[:-1]):
+            x = level(x, normalise)
+        return self.conv_out(silu(normalise(self.norm_out, x)))
 
 
 class Level(nn.Module):
@@ -124,10 +149,13 @@ class Level(nn.Module):
         self.downsample = downsample or nn.Identity()
         self.upsample = upsample or nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, normalise: Normalise = by_itself) -> Tensor:
+        return self.upsample(self.downsample(self.at_its_resolution(x, normalise)))
+
+    def at_its_resolution(self, x: Tensor, normalise: Normalise = by_itself) -> Tensor:
         for block in self.block:
-            x = block(x)
-        return self.upsample(self.downsample(x))
+            x = block(x, normalise)
+        return x
 
 
 class Middle(nn.Module):
@@ -151,9 +179,9 @@ class ResnetBlock(nn.Module):
         if channels != out_channels:
             self.nin_shortcut = Conv2d(channels, out_channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(silu(self.norm1(x)))
-        h = self.conv2(silu(self.norm2(h)))
+    def forward(self, x: Tensor, normalise: Normalise = by_itself) -> Tensor:
+        h = self.conv1(silu(normalise(self.norm1, x)))
+        h = self.conv2(silu(normalise(self.norm2, h)))
         return h + (x if x.shape[1] == h.shape[1] else self.nin_shortcut(x))
 
 
@@ -196,46 +224,3 @@ class Upsample(nn.Module):
 def decode_sliced(autoencoder: Autoencoder, latents: Tensor) -> Tensor:
     """Decode latents [B, Z, h, w] one picture at a time, so that the memory does not grow with the batch."""
     return torch.cat([autoencoder.decode(latent) for latent in latents.split(1)])
-
-
-def decode_tiled(autoencoder: Autoencoder, latents: Tensor, tile: int, overlap: int) -> Tensor:
-    """Decode latents [B, Z, h, w] in cross-faded tiles of `tile` x `tile` latent pixels that overlap by `overlap`.
-
-    Group statistics are those of each tile, so the picture differs slightly from a whole decode.
-    Raises ValueError unless 0 <= overlap < tile.
-    """
-    if not 0 <= overlap < tile:
-        raise ValueError(f"tiles of {tile} cannot overlap by {overlap}")
-    scale = autoencoder.config.downscale
-    height, width = latents.shape[-2:]
-    shape = (latents.shape[0], autoencoder.config.in_channels, height * scale, width * scale)
-    image = torch.zeros(shape, dtype=torch.float32, device=latents.device)
-    total = torch.zeros(1, 1, *shape[-2:], dtype=torch.float32, device=latents.device)
-    for top in _tile_starts(height, tile, overlap):
-        for left in _tile_starts(width, tile, overlap):
-            part = latents[:, :, top : top + tile, left : left + tile]
-            decoded = decode_sliced(autoencoder, part).float()
-            weight = _fade(decoded.shape[-2:], overlap * scale).to(decoded.device)
-            area = (..., slice(top * scale, (top + tile) * scale), slice(left * scale, (left + tile) * scale))
-            image[area] += decoded * weight
-            total[area] += weight
-    return image / total
-
-
-def _tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Starts of the fewest equal steps that cover `length`; the last tile ends exactly at the edge."""
-    if length <= tile:
-        return [0]
-    count = -(-(length - overlap) // (tile - overlap))
-    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
-
-
-def _fade(size: Sequence[int], overlap: int) -> Tensor:
-    """Weights [H, W] that rise from the edges of a tile over `overlap` pixels."""
-    height, width = (_ramp(length, overlap) for length in size)
-    return height[:, None] * width[None, :]
-
-
-def _ramp(length: int, overlap: int) -> Tensor:
-    position = torch.arange(1, length + 1, dtype=torch.float32)
-    return torch.minimum(position, position.flip(0)).clamp(max=max(overlap, 1)) / max(overlap, 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 
@@ -92,9 +93,22 @@ class Conv2d(Packed, Adapted, nn.Conv2d):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance [G] of the groups of a group norm, in float32."""
+
+    mean: Tensor
+    variance: Tensor
+
+
 class GroupNorm(nn.GroupNorm):
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - one more argument
+        self, input: Tensor, moments: Moments | None = None
+    ) -> Tensor:
+        """moments: those to go by in place of the input's own."""
         weight, bias = widened(self.weight, input), widened(self.bias, input)
+        if moments is not None:
+            return _normalised(input, moments, weight, bias, self.eps)
         if _loses_digits(input):
             return _precise_group_norm(input, self.num_groups, weight, bias, self.eps)
         return F.group_norm(input, self.num_groups, weight, bias, self.eps)
@@ -177,6 +191,14 @@ def _precise_group_norm(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor
     scale = (square - mean.square() + eps).rsqrt() * weight.view(num_groups, -1)  # [B, G, C / G]
     shift = bias.view(num_groups, -1) - mean * scale
     return torch.addcmul(shift.view(batch, channels, 1, 1), x, scale.view(batch, channels, 1, 1))
+
+
+def _normalised(x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    per_group = len(weight) // len(moments.mean)
+    scale = (moments.variance + eps).rsqrt().repeat_interleave(per_group) * weight.float()
+    shift = bias.float() - moments.mean.repeat_interleave(per_group) * scale
+    channels = (1, -1, *(1 for _ in x.shape[2:]))
+    return torch.addcmul(shift.view(channels), x.float(), scale.view(channels)).to(x.dtype)
 
 
 def outputs_of(layer: Linear | Conv2d, x: Tensor, spans: Sequence[range]) -> tuple[Tensor, ...]:
