@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from backend.engine.engine import Engine
 from backend.engine.job import JobState
+from backend.errors import UnknownPicture
 from backend.images.png_text import read_png_text
 from backend.request import GenerationRequest
 from tests.browser import PATIENCE_MS, SINK, Visit, chromium, served_page, server_with_page
@@ -300,6 +303,20 @@ def test_the_memory_tab_shows_what_is_where_and_lets_go_of_it(visit, engine):
     visit.page.locator(".em-note", has_text="idle_unload_minutes").wait_for()
     engine.change_preferences(idle_unload_minutes=0)
     visit.problems[:] = [told for told in visit.problems if "422" not in told]  # which is what was tried
+
+
+def test_the_memory_tab_counts_stored_pictures_and_removes_the_unused(visit, engine, tmp_path):
+    picture = tmp_path / "old.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    sha256 = engine.pictures.add(picture.read_bytes()).sha256
+    os.utime(engine.pictures.path(sha256), (1, 1))
+    visit.page.get_by_role("tab", name="Memory", exact=True).first.click()
+    count = f"{engine.pictures.size().pictures} picture"
+    visit.page.locator(".em-stored-pictures", has_text=count).wait_for()
+    visit.press("Remove unused")
+    visit.page.locator(".em-note", has_text="1 picture, 0 MiB removed.").wait_for()
+    with pytest.raises(UnknownPicture):
+        engine.pictures.path(sha256)
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

@@ -45,6 +45,23 @@ export function mount({ element }) {
     }
   };
 
+  const lookAtPictures = async () => {
+    try {
+      find(".em-stored-pictures").textContent = countOf(await ask("api/v1/pictures"));
+    } catch (error) {
+      tellProblem(`The stored pictures could not be counted: ${error.message}`);
+    }
+  };
+
+  find("[data-do=remove-pictures]").addEventListener("click", async () => {
+    try {
+      const { removed, left } = await ask("api/v1/pictures/remove-unused", {});
+      find(".em-stored-pictures").textContent = countOf(left);
+      note(`${countOf(removed)} removed.`);
+    } catch (error) {
+      tellProblem(`Nothing was removed: ${error.message}`);
+    }
+  });
   find("[data-do=unload]").addEventListener("click", async () => {
     try {
       show(await ask("api/v1/memory/unload", {}));
@@ -58,9 +75,15 @@ export function mount({ element }) {
   watchJobs(({ changed }) => {
     if (changed.some((job) => job.state !== "queued")) look();
   });
-  new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && look()).observe(panel);
+  new IntersectionObserver((entries) => {
+    if (!entries.some((entry) => entry.isIntersecting)) return;
+    look();
+    lookAtPictures();
+  }).observe(panel);
   setInterval(look, EVERY_MS);
 }
+
+const countOf = ({ pictures, bytes: size }) => `${pictures} ${pictures === 1 ? "picture" : "pictures"}, ${bytes(size)}`;
 
 function gaugesOf(report) {
   const { machine } = report;

@@ -1,4 +1,7 @@
-"""What is in the memory: where each part of a model is, budgets, the peaks of the last job, and when to let go."""
+"""What is in the memory: where each part of a model is, budgets, the peaks of the last job, and when to let go.
+
+Also how much of the disk the pictures take that jobs began with.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,18 @@ _TEMPLATE = f"""
     <ol class="em-peaks" hidden></ol>
   </div>
   <div class="em-panel">
+    <div class="em-panel-head">
+      <h2>Stored pictures</h2>
+      <button type="button" class="em-action" data-do="remove-pictures" aria-describedby="stored-pictures">
+        Remove unused</button>
+    </div>
+    <p class="em-stored-pictures"></p>
+    <p class="em-hint" id="stored-pictures">
+      What jobs begin with is kept on the disk, so that their results can be made again. Pictures that no job and no
+      plot in the list names are unused, an hour after they came.
+    </p>
+  </div>
+  <div class="em-panel">
     <div class="em-panel-head"><h2>Settings</h2></div>
     <div class="em-field em-idle">
       <div class="em-field-head">
@@ -54,7 +69,7 @@ _TEMPLATE = f"""
 
 
 def build() -> None:
-    """The tab. It shows what /api/v1/memory tells and asks nothing of Gradio."""
+    """The tab. It shows what /api/v1/memory and /api/v1/pictures tell and asks nothing of Gradio."""
     with gr.Tab("Memory", id="memory", elem_classes=["em-plain-tab"]):
         gr.HTML(
             value=None,
