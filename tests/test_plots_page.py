@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from backend.engine.batch_request import BatchRequest
 from backend.engine.engine import Engine
 from backend.engine.job import JobState
 from tests.browser import Visit, chromium, served_page
@@ -186,3 +189,26 @@ def test_everything_can_be_read_and_has_a_name(
     assert [text for ratio, text in found if ratio < 4.5] == []
     assert [node["role"]["value"] for node in controls if not node.get("name", {}).get("value", "").strip()] == []
     assert scroll_width <= width
+
+
+def test_a_batch_of_chosen_pictures_is_made_with_the_form(visit: Visit, engine: Engine, tmp_path: Path) -> None:
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").write_bytes(b"broken")
+    visit.turn_to("img2img")
+    form = visit.page.locator("#em-form-img2img")
+    form.locator("button.label-wrap", has_text="Batch").click()
+    box = form.locator(".em-batch-box")
+    box.get_by_label("Folder with pictures").fill(str(tmp_path))
+    box.get_by_role("button", name="Start the batch").click()
+    box.locator(".em-batch-entry", has_text="2 of 3 done, 1 failed").wait_for()
+    box.get_by_role("button", name="What failed").click()
+    visit.page.locator(".em-status-text:visible", has_text="c.png").first.wait_for()
+    box.get_by_label("Folder with pictures").fill("")
+    box.locator("[data-part=files]").set_input_files([tmp_path / "a.png", tmp_path / "b.png"])
+    box.get_by_role("button", name="Start the batch").click()
+    box.locator(".em-batch-entry", has_text="2 uploaded pictures").filter(has_text="2 of 2 done").wait_for()
+    newest = engine.boards.all()[0].request
+    assert isinstance(newest, BatchRequest)
+    assert newest.request.init is not None
+    assert newest.request.init.denoising_strength == 0.75

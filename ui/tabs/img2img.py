@@ -7,6 +7,7 @@ import gradio as gr
 from backend.engine.engine import Engine
 from ui.binding import Fields
 from ui.choices import Choices
+from ui.components.batch_box import batch_box
 from ui.components.init_fields import noise_fields, resize_fields, strength_field
 from ui.components.mask_canvas import mask_canvas
 from ui.generation_form import generation_form
@@ -24,4 +25,6 @@ def _picture(form: str, choices: dict[str, Choices]) -> Fields:
         resize = resize_fields(choices)
     with gr.Accordion("Noise and colours", open=False, elem_classes=["em-card"]):
         noise = noise_fields(form)
+    with gr.Accordion("Batch", open=False, elem_classes=["em-card"]):
+        batch_box("img2img")
     return {"init": picture, **strength, **resize, **noise}

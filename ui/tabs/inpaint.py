@@ -7,6 +7,7 @@ import gradio as gr
 from backend.engine.engine import Engine
 from ui.binding import Fields
 from ui.choices import Choices
+from ui.components.batch_box import batch_box
 from ui.components.border_fields import border_fields
 from ui.components.init_fields import noise_fields, resize_fields, strength_field
 from ui.components.mask_canvas import mask_canvas
@@ -29,4 +30,6 @@ def _picture(form: str, choices: dict[str, Choices]) -> Fields:
     with gr.Accordion("Size, noise and colours", open=False, elem_classes=["em-card"]):
         resize = resize_fields(choices)
         noise = noise_fields(form)
+    with gr.Accordion("Batch", open=False, elem_classes=["em-card"]):
+        batch_box("inpaint")
     return {"init": picture, **strength, **mask, **borders, **resize, **noise}
