@@ -124,6 +124,7 @@ def test_a_picture_comes_in_by_dragging_between_tabs_by_pasting_and_by_dropping(
     _give(visit, "drop", "#em-form-img2img .em-columns, #em-form-img2img", _png(80))
     visit.page.wait_for_function("document.querySelector('#field-img2img-width').placeholder === '80'")
 
+    form.locator(".em-fit[data-fit=yes]").wait_for()
     form.get_by_label("Denoising strength", exact=True).fill("0.5")
     form.get_by_label("Steps", exact=True).fill("2")
     init = _after(visit, engine, lambda: _generate(form)).request.init
