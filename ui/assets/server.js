@@ -18,11 +18,17 @@ export async function ask(path, body, options = {}) {
   return answer.json();
 }
 
+const STORED = /\/api\/v1\/pictures\/([0-9a-f]{64})/;
+
 /**
  * Keep a picture for jobs to begin with, and get {sha256, width, height, url, ...}. picture: a file, or the address of a
- * picture that was made here.
+ * picture that was made or is stored here.
  */
 export async function storePicture(picture) {
+  const stored = typeof picture === "string" && STORED.exec(address(picture));
+  if (stored) return ask(`api/v1/pictures/${stored[1]}/facts`);
+  const stored = typeof picture === "string" && /api\/v1\/pictures\/([0-9a-f]{64})/.exec(picture);
+  if (stored) return ask(`api/v1/pictures/${stored[1]}/facts`);
   if (typeof picture === "string") return ask("api/v1/pictures/from-output", { url: picture });
   return ask("api/v1/pictures", picture, { body: picture, headers: { "Content-Type": "application/octet-stream" } });
 }
