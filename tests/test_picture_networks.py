@@ -247,6 +247,7 @@ def test_an_inpainting_network_may_see_some_of_what_is_hidden() -> None:
     hidden, half, seen = (model.picture_channels(picture(), mask(), weight) for weight in (1.0, 0.5, 0.0))
     assert torch.equal(seen[:, 1:], model.encode(picture()))
     assert torch.equal(hidden[:, :1], seen[:, :1])
+    assert torch.equal(model.picture_channels(torch.where(mask() >= 0.5, 0.3, picture()), mask()), hidden)
     assert relative_error(half, hidden) > 0.01
     assert relative_error(half, seen) > 0.01
 
