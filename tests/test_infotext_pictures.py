@@ -191,9 +191,15 @@ def test_img2img_of_a1111_tells_that_its_picture_is_not_named():
     assert "init" not in fields
     assert "hires" not in fields
     assert notices == [
-        "Denoising strength, Mask blur, Inpaint area, Masked area padding: not restored, for the text does not say "
-        "which picture this began with."
+        "Denoising strength, Mask blur, Inpaint area, Masked area padding: the text does not say which picture this "
+        "began with."
     ]
+    assert pictures_from(read_infotext(f"cat\nSteps: 20, Seed: 1, {line}").parameters).settings == {
+        "init.denoising_strength": 0.6,
+        "init.mask.blur": 4,
+        "init.mask.area": InpaintArea.MASKED,
+        "init.mask.padding": 32,
+    }
 
 
 def test_both_strengths_are_told_apart():

@@ -17,6 +17,7 @@ from backend.pipeline.metadata import REQUEST_KEY
 from backend.request import GenerationRequest
 from backend.second_pass import Detailer, HiresFix, Rectangle, Tiles
 from tests.http_server import engine_in
+from ui.binding import shown
 from ui.restore import restore
 
 NOT_HERE = "0" * 64
@@ -87,6 +88,25 @@ def test_a_text_without_them_switches_them_off_but_leaves_the_picture(engine):
     values = restore(engine, text_of()).values
     assert (values["hires"], values["tiles"], values["detailers"]) == (None, None, ())
     assert "init" not in values
+
+
+def test_what_a1111_says_of_inpainting_fills_the_form_for_the_picture_that_it_has(engine):
+    text = (
+        "cat\nSteps: 20, Sampler: Euler a, Seed: 1, Size: 512x512, Denoising strength: 0.4, Mask mode: Inpaint not "
+        "masked, Masked content: latent noise, Mask blur: 8, Init image hash: 0123abcd"
+    )
+    restored = restore(engine, text)
+    assert "init" not in restored.values
+    assert len(restored.notices) == 1
+    form = shown(restored.values)
+    expected = {
+        "init.denoising_strength": 0.4,
+        "init.mask.inverted": True,
+        "init.mask.content": "latent_noise",
+        "init.mask.blur": 8,
+    }
+    assert expected.items() <= form.items()
+    assert "init" not in form
 
 
 def test_hires_of_a1111_is_restored_by_its_names(engine):

@@ -16,6 +16,7 @@ from backend.engine.recipe_inputs import without_hashes
 from backend.errors import EmulsionError, UnknownName
 from backend.merging.metadata import recipe_in
 from backend.pipeline.infotext import read_infotext, request_from_infotext
+from backend.pipeline.infotext_pictures import pictures_from
 from backend.recipe import Recipe
 from backend.weights.weight_file import open_weights
 from ui.restored_pictures import detailers_here, hires_here, init_here
@@ -38,7 +39,10 @@ _OFF = {
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """values: of the fields that the text speaks of, by name; notices: what was not restored, and why."""
+    """values: of the fields that the text speaks of, by name; notices: what was not restored, and why.
+
+    Of a picture to begin with that the text does not name there are single fields, such as "init.mask.blur".
+    """
 
     values: dict[str, Any]
     notices: list[str]
@@ -49,6 +53,7 @@ def restore(engine: Engine, text: str) -> Restored:
     infotext = read_infotext(text)
     fields, notices = request_from_infotext(infotext)
     values: dict[str, Any] = dict(_OFF) if infotext.parameters else {}
+    values.update(pictures_from(infotext.parameters).settings)
     recipe = fields.pop("recipe", None)
     if recipe is not None:
         name = fields.pop("checkpoint", "")

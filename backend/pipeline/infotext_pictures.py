@@ -22,6 +22,7 @@ MASK = "Mask image"
 _STRENGTH = "Denoising strength"  # of the second pass, unless there is a picture to begin with
 _HIRES_STRENGTH = "Hires strength"
 _HIRES_SIGNS = ("Hires upscale", "Hires scale", "Hires upscaler", "Hires resize")  # one of them, and there is one
+_ANY = "0" * 64  # stands for a picture while values are checked
 _USE_SAME = "Use same"  # how A1111 writes that something is the first pass's
 # What says nothing without a picture that is named.
 _OF_PICTURES = (
@@ -32,9 +33,14 @@ _OF_PICTURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class RestoredPictures:
-    """fields: of a request, those that the text speaks of. keys: which were read. notices: what was not restored."""
+    """fields: of a request, those that the text speaks of. keys: which were read. notices: what was not restored.
+
+    settings: of a picture to begin with that the text does not name, by their places in a request, as
+    "init.mask.blur"; a form can use them for the picture that it has.
+    """
 
     fields: dict[str, Any] = field(default_factory=dict[str, Any])
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
     keys: frozenset[str] = frozenset()
     notices: tuple[str, ...] = ()
 
@@ -84,16 +90,21 @@ def pictures_from(parameters: Mapping[str, str]) -> RestoredPictures:
     """
     reading = _Reading(parameters)
     found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if (init := _read_init(reading)) is not None:
         found["init"] = init
     if any(key in parameters for key in _HIRES_SIGNS):
         found["hires"] = _read_hires(reading, has_init="init" in found)
+    elif PICTURE not in parameters:
+        settings = _read_settings(reading)
     if (tiles := reading.json("Tiles", lambda value: GenerationRequest(tiles=value).tiles)) is not None:
         found["tiles"] = tiles
     if (detailers := reading.json("Detailers", lambda value: GenerationRequest(detailers=value).detailers)) is not None:
         found["detailers"] = detailers
     reading.pass_over_the_rest()
-    return RestoredPictures(fields=found, keys=frozenset(reading.keys), notices=tuple(reading.notices))
+    return RestoredPictures(
+        fields=found, settings=settings, keys=frozenset(reading.keys), notices=tuple(reading.notices)
+    )
 
 
 class _Reading:
@@ -131,12 +142,11 @@ class _Reading:
         return found
 
     def pass_over_the_rest(self) -> None:
-        """What A1111 writes of pictures that it does not name, in one notice; and what says nothing."""
-        lost = [key for key in (_STRENGTH, *_OF_PICTURES) if key in self.parameters and key not in self.keys]
+        """What belongs to a picture that the text does not name, in one notice; and what says nothing."""
+        lost = [key for key in (_STRENGTH, *_OF_PICTURES) if key in self.parameters]
+        if lost and PICTURE not in self.parameters and not any(key in self.parameters for key in _HIRES_SIGNS):
+            self.notices.append(f"{', '.join(lost)}: the text does not say which picture this began with.")
         self.keys.update(lost)
-        if lost and PICTURE not in self.parameters:
-            told = ", ".join(lost)
-            self.notices.append(f"{told}: not restored, for the text does not say which picture this began with.")
         self.keys.update(key for key, text in self.parameters.items() if _is_same_for_second_pass(key, text))
 
 
@@ -170,6 +180,15 @@ def _read_init(reading: _Reading) -> InitImage | None:
         values["mask"] = MaskInput(picture=mask, **found)
     borders = reading.json("Borders", lambda value: InitImage(picture=picture, borders=value).borders)
     return InitImage(picture=picture, borders=borders, **values)
+
+
+def _read_settings(reading: _Reading) -> dict[str, Any]:
+    """What A1111 says of img2img and inpainting, without the pictures."""
+    init = reading.fields(_INIT, partial(InitImage, picture=_ANY))
+    mask = reading.fields(_MASK, partial(MaskInput, picture=_ANY))
+    return {f"init.{name}": value for name, value in init.items()} | {
+        f"init.mask.{name}": value for name, value in mask.items()
+    }
 
 
 def _read_hires(reading: _Reading, *, has_init: bool) -> HiresFix:
