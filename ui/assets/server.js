@@ -27,8 +27,6 @@ const STORED = /\/api\/v1\/pictures\/([0-9a-f]{64})/;
 export async function storePicture(picture) {
   const stored = typeof picture === "string" && STORED.exec(address(picture));
   if (stored) return ask(`api/v1/pictures/${stored[1]}/facts`);
-  const stored = typeof picture === "string" && /api\/v1\/pictures\/([0-9a-f]{64})/.exec(picture);
-  if (stored) return ask(`api/v1/pictures/${stored[1]}/facts`);
   if (typeof picture === "string") return ask("api/v1/pictures/from-output", { url: picture });
   return ask("api/v1/pictures", picture, { body: picture, headers: { "Content-Type": "application/octet-stream" } });
 }
