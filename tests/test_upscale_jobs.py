@@ -29,7 +29,7 @@ from backend.images.png_text import encode_png, read_png_text
 from backend.memory.dtype_policy import DtypePolicy
 from backend.memory.peak_watch import PeakWatch
 from backend.memory.residency import Residency
-from backend.pipeline.infotext import read_infotext
+from backend.pipeline.infotext import read_infotext, request_from_infotext
 from tests.upscaler_files import compact, write_upscaler
 
 TIMEOUT = 60
@@ -77,7 +77,10 @@ def test_a_picture_is_enlarged_and_says_so_behind_what_it_said_before(engine: En
     assert texts["parameters"] == f"{INFOTEXT}, Postprocess upscale by: 4, Postprocess upscaler: repeats"
     assert texts["extras"] == "Postprocess upscale by: 4, Postprocess upscaler: repeats"
     assert texts["emulsion"] == '{"version": "1"}'
-    assert read_infotext(texts["parameters"]).prompt == "a cat"
+    restored = request_from_infotext(read_infotext(texts["parameters"]))
+    assert (restored.fields["prompt"], restored.fields["seed"]) == ("a cat", 77)
+    told = [notice for notice in restored.notices if "size" not in notice.casefold()]
+    assert told == ["The picture was made larger afterwards by repeats; these settings make it as it was before."]
     assert view.step == view.steps > 0
 
 

@@ -26,6 +26,7 @@ from backend.request import GenerationRequest, PredictionKind
 NEGATIVE_PROMPT = "Negative prompt:"
 MIN_PAIRS = 3  # a last line with fewer pairs is a line of the prompt
 _SAY_NOTHING_TO_DO = frozenset({"Version", "User", "VAE hash", "TI", "Hashes"})
+_DONE_AFTERWARDS = "Postprocess "  # begins A1111's keys of that
 _HASH_BEHIND_HYPERNET = re.compile(r" ?\([0-9a-fA-F]{4,64}\)$")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 T = TypeVar("T")
@@ -192,6 +193,7 @@ def request_from_infotext(infotext: Infotext) -> RestoredRequest:
     pictures = pictures_from(left)
     restored.fields.update(pictures.fields)
     restored.notices.extend(pictures.notices)
+    restored.notices.extend(_upscaling_in(left))
     restored.notices.extend(
         f"{key}: {shown(value)} was not restored; it has no meaning here."
         for key, value in left.items()
@@ -220,6 +222,14 @@ def _restore(
         restored.notices.append(f"{key}: {shown(text)} was not restored; it is not what belongs there.")
     else:
         restored.fields.update(values)
+
+
+def _upscaling_in(left: dict[str, str]) -> list[str]:
+    """Take out what was done to the finished picture, which no request for it asks for."""
+    done = {key: left.pop(key) for key in [key for key in left if key.startswith(_DONE_AFTERWARDS)]}
+    upscaler = done.get(f"{_DONE_AFTERWARDS}upscaler")
+    by = f" by {shown(upscaler)}" if upscaler else ""
+    return [f"The picture was made larger afterwards{by}; these settings make it as it was before."] if done else []
 
 
 def _with_hypernetwork(fields: Mapping[str, Any], left: dict[str, str], name: str) -> dict[str, Any]:
