@@ -251,6 +251,10 @@ class TestInTheBrowser:
         expected = mask.copy()
         expected[y : y + 5, x : x + 8] = 255
         assert (canvas.mask() == expected).all()
+        for key in ["Enter", *["Shift+ArrowLeft"] * 9, *["Shift+ArrowUp"] * 6, "Enter"]:
+            canvas.stage.press(key)
+        expected[y - 2 : y + 5, x - 2 : x + 8] = 255
+        assert (canvas.mask() == expected).all()
         assert canvas.root.get_by_role("status").inner_text() == "Rectangle: done."
 
     def test_keys_and_the_wheel_change_size_hardness_and_scale(self, canvas: Canvas) -> None:
@@ -404,6 +408,9 @@ class TestInTheBrowser:
         )
         canvas.page.get_by_role("tab", name="Sketch").click()
         canvas.page.locator("#canvas-sketch .em-canvas-facts", has_text="40 × 56").wait_for()
+        # Gradio says the "" of the beginning again; it takes nothing off.
+        canvas.page.wait_for_timeout(300)
+        assert canvas.page.locator("#canvas-sketch .em-canvas[data-empty=no]").is_visible()
 
     def test_nothing_is_generated_with_a_mask_that_could_not_be_stored(self, canvas: Canvas) -> None:
         canvas.value()

@@ -26,7 +26,13 @@ export function mount({ element, props, send, watch }) {
     props.value = text;
     send.change();
   };
-  const receive = () => (props.value ?? "") !== canvas.wanted && take(canvas, props.value ?? "", "Picture");
+  const receive = () => {
+    const value = props.value ?? "";
+    if (value === canvas.wanted) return;
+    // Gradio hands out the "" of the beginning at any time after mounting, so that it means nothing here.
+    if (value) take(canvas, value, "Picture");
+    else canvas.changed(canvas.wanted);
+  };
   watch("value", receive);
   connectDrops(root, canvas);
   // What the page brings goes before what is here, and that before what this browser kept.
@@ -95,6 +101,9 @@ async function take(canvas, text, label = "") {
   canvas.wanted = text;
   try {
     await canvas.saving.load(text, label);
+    if (canvas.wanted !== text) return; // there was something newer
+    canvas.wanted = canvas.saving.text;
+    canvas.changed(canvas.wanted);
   } catch (error) {
     failed(error);
     if (!(error instanceof GoneError || error instanceof SyntaxError)) return; // it may work the next time

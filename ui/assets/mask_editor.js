@@ -21,7 +21,7 @@ const KEYS_HELP = "Arrow keys move the crosshair, Space paints at it, Enter puts
 
 /** abilities: {masks, paints, borders}. failed(error) tells the user. Gives {openFile, undoes, dispose}. */
 export function makeEditor({ root, name, document: doc, settings, abilities, failed }) {
-  const state = { tool: "brush", layer: abilities.masks ? "mask" : "paint", erases: false, isShown: true, isSpaceDown: false, hasPanned: false, anchor: null };
+  const state = { tool: "brush", layer: abilities.masks ? "mask" : "paint", erases: false, isShown: true, isSpaceDown: false, hasPanned: false };
   if (!abilities.masks && !abilities.paints) state.tool = "hand";
   let hasPen = false;
   let restTimer = 0;

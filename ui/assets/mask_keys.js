@@ -91,9 +91,7 @@ export function connectKeys(stage, editor) {
     cursor.cross(cross);
   }
 
-  const middle = () => ({ x: cross.x + 0.5, y: cross.y + 0.5, pressure: 1 });
-  // A rectangle lies between corners of pixels; at the far edges those are one further.
-  const corner = () => (state.tool === "rectangle" && state.anchor ? { x: cross.x + (cross.x >= state.anchor.x ? 1 : 0), y: cross.y + (cross.y >= state.anchor.y ? 1 : 0) } : middle());
+  const middle = () => ({ x: cross.x + 0.5, y: cross.y + 0.5, pressure: 1, isPixel: true });
 
   function moveCross(event) {
     event.preventDefault();
@@ -105,7 +103,7 @@ export function connectKeys(stage, editor) {
     cross.x = Math.min(width - 1, Math.max(0, cross.x + right * by));
     cross.y = Math.min(height - 1, Math.max(0, cross.y + down * by));
     follow();
-    if (tools.isBusy) tools.move(corner());
+    if (tools.isBusy) tools.move(middle());
     cursor.cross(cross);
     announce(`${cross.x}, ${cross.y}`);
   }
@@ -122,12 +120,10 @@ export function connectKeys(stage, editor) {
   function pressCross() {
     place();
     if (tools.isBusy) {
-      state.anchor = null;
       editor.finished(tools.end());
       return;
     }
-    state.anchor = { ...cross };
-    tools.begin(state.tool === "rectangle" ? { x: cross.x, y: cross.y } : middle());
+    tools.begin(middle());
     announce("Down. Arrow keys draw, Enter ends, Escape cancels.");
   }
 

@@ -14,7 +14,7 @@ const MIN_LASSO = 3; // points
 
 /**
  * state: {tool, layer ("mask" or "paint"), erases}. show(outline) draws what is not painted yet: {points, isClosed} or
- * null. Points are {x, y, pressure} in pixels of the picture; pressure from 0 to 1.
+ * null. Points are {x, y, pressure, isPixel} in pixels of the picture; pressure from 0 to 1.
  */
 export function makeTools({ document: doc, settings, state, show }) {
   let current = null;
@@ -99,10 +99,12 @@ export function makeTools({ document: doc, settings, state, show }) {
   };
 }
 
-/** The corners of whole pixels between two points. */
+/** The corners of whole pixels between two points. Points of the crosshair are pixels, and both lie inside. */
 function cornersOf(from, to) {
-  const [left, right] = [from.x, to.x].map(Math.round).sort((one, other) => one - other);
-  const [top, bottom] = [from.y, to.y].map(Math.round).sort((one, other) => one - other);
+  const more = from.isPixel ? 1 : 0;
+  const round = from.isPixel ? Math.floor : Math.round;
+  const [left, right] = [Math.min(round(from.x), round(to.x)), Math.max(round(from.x), round(to.x)) + more];
+  const [top, bottom] = [Math.min(round(from.y), round(to.y)), Math.max(round(from.y), round(to.y)) + more];
   return [{ x: left, y: top }, { x: right, y: top }, { x: right, y: bottom }, { x: left, y: bottom }];
 }
 

@@ -19,6 +19,8 @@ def mask_canvas(
 ) -> gr.HTML:
     """A canvas whose value is JSON text as ui/canvas_value.py describes it, "" while it is empty.
 
+    A handler that sets it to such a text fills the canvas, which can be undone; "" leaves it alone.
+
     name: the component's id on the page is "canvas-<name>"; the browser keeps what is on the canvas under it, and
     scripts find it by it (`flush`, `setCanvas`, `canvasOf` of mask_canvas.js).
     has_mask, has_paint, has_borders: what can be done to a picture besides looking at it.
