@@ -41,7 +41,7 @@ def opened(name: str, device: DeviceFacts, residency: Residency) -> Upscaler:
 
 @pytest.mark.parametrize(
     ("name", "budget", "is_whole"),
-    [("compact", 2**21, False), ("compact", 2**26, True), ("esrgan", 3 * 2**23, False), ("esrgan", 2**26, True)],
+    [("compact", 2**21, False), ("compact", 2**26, True), ("esrgan", 9 * 2**22, False), ("esrgan", 2**26, True)],
 )
 def test_tiles_keep_the_budget_of_the_card(name: str, budget: int, is_whole: bool) -> None:
     image = torch.randint(0, 256, (3, 150, 260), generator=torch.Generator().manual_seed(0)).byte()
