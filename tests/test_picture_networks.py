@@ -11,6 +11,7 @@ from diffusers import (
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxFillPipeline,
+    FluxKontextPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLInstructPix2PixPipeline,
@@ -24,6 +25,7 @@ from backend.families import flux, sd1, sdxl
 from backend.families.family import Model, ModelFiles, PictureUse
 from backend.nn.flux import Flux, FluxConfig
 from backend.text.clip_tokenizer import END_TEXT
+from backend.weights.source import InMemory
 from tests.reference_weights import relative_error, with_random_weights
 from tests.test_flux import diffusers_twin
 from tests.test_unet_families import (
@@ -90,7 +92,7 @@ def sd1_states(parts: Parts, text: str) -> Tensor:
 
 
 @torch.no_grad()
-def sampled(model: Model, x: Tensor, sigmas: list[float], image: Tensor, guide: Guide) -> Tensor:
+def sampled(model: Model, x: Tensor, sigmas: list[float], image: Tensor | None, guide: Guide) -> Tensor:
     """Latents after Euler steps, for a picture's channels."""
     prompts = prompt(PROMPT), prompt(NEGATIVE, is_negative=True)
     cond, uncond = (dataclasses.replace(model.encode_prompt(each), image=image) for each in prompts)
@@ -257,3 +259,38 @@ def test_a_plain_network_is_given_no_picture() -> None:
     assert model.picture_use is PictureUse.NONE
     with pytest.raises(ValueError, match="no picture"):
         model.picture_channels(picture(), None)
+
+
+@pytest.mark.parametrize("has_picture", [True, False], ids=["with a picture", "from a text alone"])
+def test_flux_kontext_makes_the_latents_of_diffusers(has_picture: bool) -> None:
+    config = FluxConfig(
+        width=64, heads=2, mlp_width=256, double_blocks=1, single_blocks=2, context_dim=WIDTH_T5, vector_dim=WIDTH_L
+    )
+    network = with_random_weights(Flux(config))
+    vae = autoencoder(16, scaling=0.3611, shift=0.1159)
+    encoders = {"clip_l": source_of(clip(WIDTH_L, projected=False)), "t5": source_of(t5())}
+    checkpoint = InMemory(dict(network.state_dict()), metadata={"modelspec.architecture": "flux-1-dev-kontext"})
+    assert flux.describe(checkpoint).picture_use is PictureUse.EDITING
+    model = flux.load(ModelFiles(checkpoint=checkpoint, vae=source_of(vae), text_encoders=encoders), machine())
+    assert (model.picture_use, model.takes_image_guidance) == (PictureUse.EDITING, False)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=4096
+    )
+    pipeline = quiet(FluxKontextPipeline(scheduler, vae, None, None, None, None, diffusers_twin(network)))
+    cond, noise = model.encode_prompt(prompt(PROMPT)), start(16, images=2)
+    packed = pipeline(
+        prompt_embeds=cond.context.repeat(2, 1, 1), pooled_prompt_embeds=cond.vector.repeat(2, 1),
+        image=picture() / 2 + 0.5 if has_picture else None, guidance_scale=2.5, num_inference_steps=STEPS,
+        latents=FluxKontextPipeline._pack_latents(noise, 2, 16, 8, 8), height=SIZE, width=SIZE, max_area=SIZE * SIZE,
+        output_type="latent", _auto_resize=False,
+    ).images  # fmt: skip
+    theirs = FluxKontextPipeline._unpack_latents(packed, SIZE, SIZE, 8)
+    channels = model.picture_channels(picture(), None) if has_picture else None
+    ours = sampled(model, noise, scheduler.sigmas.tolist(), channels, alone)
+    assert relative_error(ours, theirs) < 1e-3
+
+
+def test_a_file_that_does_not_say_that_it_is_kontext_is_dev() -> None:
+    config = FluxConfig(width=64, heads=2, mlp_width=64, double_blocks=1, single_blocks=1, context_dim=8, vector_dim=8)
+    said = flux.describe(source_of(Flux(config)))
+    assert (said.picture_use, said.defaults.distilled_guidance) == (PictureUse.NONE, 3.5)

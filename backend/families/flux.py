@@ -1,4 +1,4 @@
-"""FLUX.1 [dev], [schnell] and Fill, and files of their transformer alone."""
+"""FLUX.1 [dev], [schnell], Fill and Kontext, and files of their transformer alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from backend.families.family import (
 )
 from backend.families.latent_space import LatentScaling, LatentSpace
 from backend.families.parts import network_part, target_for
-from backend.families.picture_input import FLUX_FILL
+from backend.families.picture_input import FLUX_FILL, FLUX_KONTEXT, PictureInput
 from backend.families.t5_reader import T5Reader
 from backend.families.transformer_files import (
     check_width,
@@ -57,6 +57,7 @@ _ENCODERS = (CLIP_L, T5)
 _MARKERS = ("img_in.weight", "double_blocks.0.img_mod.lin.weight", "double_blocks.0.img_attn.qkv.weight")
 _FILL_CHANNELS = 384  # of a patch: latents, those of a picture, and the pixels of a mask
 _CONTROL_CHANNELS = 128
+_SAYING = ("modelspec.architecture", "modelspec.title")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,9 @@ _SCHNELL = _Variant(guidance=None, steps=4, reason="FLUX.1 [schnell]: distilled 
 _FILL = _Variant(
     guidance=FILL_GUIDANCE, steps=20, reason="FLUX.1 Fill: it paints into a picture, and is told a high guidance"
 )
+_KONTEXT = _Variant(
+    guidance=2.5, steps=20, reason="FLUX.1 Kontext: it changes a picture as the prompt says, from nothing but noise"
+)
 
 
 def recognise(source: WeightSource) -> bool:
@@ -83,7 +87,7 @@ def recognise(source: WeightSource) -> bool:
 
 def describe(source: WeightSource) -> Description:
     config = flux_config_from(_transformer(source))
-    is_fill = config.in_channels == _FILL_CHANNELS
+    picture = _picture_input(source, config)
     return Description(
         native_size=NATIVE_SIZE,
         defaults=_defaults(source, config),
@@ -94,7 +98,7 @@ def describe(source: WeightSource) -> Description:
         latent_channels=_LATENT_CHANNELS,
         has_vae=has_autoencoder(source),
         has_shift=True,
-        picture_use=PictureUse.INPAINTING if is_fill else PictureUse.NONE,
+        picture_use=picture.use if picture else PictureUse.NONE,
     )
 
 
@@ -106,8 +110,8 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
     """
     source = _transformer(files.checkpoint)
     config = flux_config_from(source)
-    is_fill = config.in_channels == _FILL_CHANNELS
-    if config.in_channels != config.out_channels and not is_fill:
+    picture = _picture_input(files.checkpoint, config)
+    if config.in_channels != config.out_channels and picture is None:
         kind = (
             "FLUX.1 Canny or Depth, which follows the lines or distances of a picture"
             if config.in_channels == _CONTROL_CHANNELS
@@ -133,9 +137,11 @@ def load(files: ModelFiles, machine: Machine) -> TransformerModel:
         process=RectifiedFlow(),
         encode_prompt=texts.encode,
         text_parts=texts.parts,
-        call=partial(_call, config=config, dtype=machine.policy.transformer),
+        call=partial(
+            _call, config=config, dtype=machine.policy.transformer, num_pictures=2 if picture is FLUX_KONTEXT else 1
+        ),
         machine=machine,
-        picture=FLUX_FILL if is_fill else None,
+        picture=picture,
     )
 
 
@@ -143,7 +149,7 @@ class _Texts:
     """The two text encoders: T5 for the context, CLIP-L for one vector."""
 
     def __init__(self, files: ModelFiles, machine: Machine, config: FluxConfig) -> None:
-        self._guidance = _variant(config).guidance
+        self._guidance = _variant(files.checkpoint, config).guidance
         clip, t5 = text_encoder_of(CLIP_L, files), text_encoder_of(T5, files)
         self._clip = ClipReader(CLIP_L, clip, machine, lambda config: FLUX_CLIP_L)
         check_width(clip, clip.spec(TOKENS).shape[1], config.vector_dim)
@@ -171,7 +177,7 @@ class _Conditioned:
         self._conditioning = conditioning
         self._device, self._dtype = machine.device.torch_device, machine.policy.transformer
         self._tokens = self._network.embed_context(conditioning.context.to(self._device, self._dtype))
-        self._rotations: dict[tuple[int, int], Tensor] = {}
+        self._rotations: dict[tuple[int, int, int], Tensor] = {}  # by height and width in patches, and pictures
 
     def modulation(self, timesteps: Tensor, groups: Tensor) -> Tensor:
         vector = self._conditioning.vector
@@ -184,15 +190,16 @@ class _Conditioned:
         )
 
     def predict(self, x: Tensor, modulation: Tensor) -> Tensor:
+        config = self._network.config
         height, width = (side // 2 for side in x.shape[-2:])
-        if (height, width) not in self._rotations:
-            rotation = token_rotations(self._network.config, self._tokens.shape[1], height, width)
-            self._rotations[height, width] = rotation.to(self._device)
+        size = height, width, 4 * x.shape[1] // config.in_channels
+        if size not in self._rotations:
+            self._rotations[size] = token_rotations(config, self._tokens.shape[1], *size).to(self._device)
         tokens = self._tokens.repeat_interleave(x.shape[0] // self._tokens.shape[0], dim=0)
-        return self._network(x.to(self._device, self._dtype), tokens, modulation, self._rotations[height, width])
+        return self._network(x.to(self._device, self._dtype), tokens, modulation, self._rotations[size])
 
 
-def _call(evaluation: Evaluation, *, config: FluxConfig, dtype: torch.dtype) -> Call:
+def _call(evaluation: Evaluation, *, config: FluxConfig, dtype: torch.dtype, num_pictures: int) -> Call:
     def evaluate(network: nn.Module, device: torch.device) -> object:
         flux = cast(Flux, network)
         images = evaluation.images
@@ -201,8 +208,9 @@ def _call(evaluation: Evaluation, *, config: FluxConfig, dtype: torch.dtype) -> 
         told = torch.empty(1, device=device)
         vector = torch.empty(1, config.vector_dim, dtype=dtype, device=device)
         modulation = flux.modulation(told, vector, told if config.is_guided else None).expand(images, -1, -1)
-        x = torch.empty(images, config.in_channels // 4, 2 * height, 2 * width, dtype=dtype, device=device)
-        rotation = token_rotations(config, evaluation.tokens, height, width).to(device)
+        channels = num_pictures * config.in_channels // 4
+        x = torch.empty(images, channels, 2 * height, 2 * width, dtype=dtype, device=device)
+        rotation = token_rotations(config, evaluation.tokens, height, width, num_pictures).to(device)
         return flux(x, flux.embed_context(context), modulation, rotation)
 
     return evaluate
@@ -218,14 +226,27 @@ def _levels(width: int, height: int, shift: float | None, *, is_shifted: bool) -
     return FlowLevels(shift=shift, num_levels=_NUM_LEVELS)
 
 
-def _variant(config: FluxConfig) -> _Variant:
+def _picture_input(source: WeightSource, config: FluxConfig) -> PictureInput | None:
+    if config.in_channels == _FILL_CHANNELS:
+        return FLUX_FILL
+    is_kontext = config.is_guided and config.in_channels == config.out_channels and says_kontext(source)
+    return FLUX_KONTEXT if is_kontext else None
+
+
+def says_kontext(source: WeightSource) -> bool:
+    """Whether a file's metadata call it Kontext, which has the names and shapes of [dev]."""
+    return any("kontext" in source.metadata.get(key, "").lower() for key in _SAYING)
+
+
+def _variant(source: WeightSource, config: FluxConfig) -> _Variant:
     if not config.is_guided:
         return _SCHNELL
-    return _FILL if config.in_channels == _FILL_CHANNELS else _DEV
+    picture = _picture_input(source, config)
+    return _FILL if picture is FLUX_FILL else _KONTEXT if picture is FLUX_KONTEXT else _DEV
 
 
 def _defaults(source: WeightSource, config: FluxConfig) -> Defaults:
-    variant = _variant(config)
+    variant = _variant(source, config)
     plain = Defaults(
         sampler="euler",
         schedule="simple",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +25,14 @@ class PictureInput:
     """What one kind of network does with a picture.
 
     channels: the further channels [1, X, h, w] of a picture and its mask. blank: those [1, X, h, w] for no picture, for
-    a size in latent pixels.
+    a size in latent pixels; None where there are no further channels then.
+    is_guiding: whether guidance by the picture is made of predictions with and without it (InstructPix2Pix).
     """
 
     use: PictureUse
     channels: Callable[[LatentSpace, Tensor, Tensor, float], Tensor]
-    blank: Callable[[LatentSpace, int, int], Tensor]
+    blank: Callable[[LatentSpace, int, int], Tensor] | None
+    is_guiding: bool = False
 
     def of(self, latents: LatentSpace, picture: Tensor, mask: Tensor | None, weight: float) -> Tensor:
         """mask: None when everything is to change. weight: see `Model.picture_channels`."""
@@ -41,15 +44,16 @@ class PictureInput:
     def joiner(self, latents: LatentSpace) -> Callable[[Tensor, Tensor | None], Tensor]:
         """What makes the input [B, C + X, h, w] of the network, in a run, of x [B, C, h, w] and the further channels
         [G, X, h, w] of G groups of images; those for no picture where they are None."""
-        blanks: dict[tuple[int, int], Tensor] = {}
+
+        @cache
+        def blank(height: int, width: int) -> Tensor | None:
+            return None if self.blank is None else self.blank(latents, height, width)
 
         def joined(x: Tensor, image: Tensor | None) -> Tensor:
-            if image is None:
-                height, width = x.shape[-2:]
-                if (height, width) not in blanks:
-                    blanks[height, width] = self.blank(latents, height, width)
-                image = blanks[height, width]
-            return torch.cat([x, image.to(x).repeat_interleave(x.shape[0] // image.shape[0], dim=0)], dim=1)
+            further = blank(*x.shape[-2:]) if image is None else image
+            if further is None:
+                return x
+            return torch.cat([x, further.to(x).repeat_interleave(x.shape[0] // further.shape[0], dim=0)], dim=1)
 
         return joined
 
@@ -78,7 +82,7 @@ def _unscaled_latents(latents: LatentSpace, picture: Tensor, mask: Tensor, weigh
 
 
 def _scaled_latents(latents: LatentSpace, picture: Tensor, mask: Tensor, weight: float) -> Tensor:
-    """[1, C, h, w], of CosXL Edit."""
+    """[1, C, h, w], of CosXL Edit and FLUX.1 Kontext."""
     return latents.encode(picture)
 
 
@@ -98,8 +102,9 @@ def _all_masked(channels: Callable[[LatentSpace, Tensor, Tensor, float], Tensor]
 
 UNET_INPAINTING = _all_masked(_mask_and_latents)
 FLUX_FILL = _all_masked(_latents_and_pixels_of_mask)
-INSTRUCT_PIX2PIX = PictureInput(use=PictureUse.EDITING, channels=_unscaled_latents, blank=_zeros)
-COSXL_EDIT = PictureInput(use=PictureUse.EDITING, channels=_scaled_latents, blank=_zeros)
+FLUX_KONTEXT = PictureInput(use=PictureUse.EDITING, channels=_scaled_latents, blank=None)
+INSTRUCT_PIX2PIX = PictureInput(use=PictureUse.EDITING, channels=_unscaled_latents, blank=_zeros, is_guiding=True)
+COSXL_EDIT = PictureInput(use=PictureUse.EDITING, channels=_scaled_latents, blank=_zeros, is_guiding=True)
 
 
 def unet_picture_input(checkpoint: WeightSource) -> PictureInput | None:

@@ -100,10 +100,12 @@ class Flux(nn.Module):
         """x [B, in_channels / 4, h, w], of which the sides are even; context [B, M, D] from `embed_context`,
         modulation [B, S, D] from `modulation`, rotation [M + N, D / H / 2] from `token_rotations`.
 
+        x may have P times as many channels: the further ones are pictures whose tokens stand behind those of the first.
         Returns [B, out_channels / 4, h, w].
         """
-        tokens = self.img_in(to_patches(x))
-        num_text = context.shape[1]
+        pictures = x.split(self.config.in_channels // PATCH**2, dim=1)
+        tokens = torch.cat([self.img_in(to_patches(picture)) for picture in pictures], dim=1)
+        num_text, num_own = context.shape[1], tokens.shape[1] // len(pictures)
         doubles, singles, last = modulation.split(
             (
                 DoubleBlock.num_vectors * self.config.double_blocks,
@@ -117,7 +119,8 @@ class Flux(nn.Module):
         joined = torch.cat([context, tokens], dim=1)
         for block, vectors in zip(self.single_blocks, singles.split(SingleBlock.num_vectors, dim=1), strict=True):
             joined = block(joined, vectors, rotation, attend, unread=num_text if block is self.single_blocks[-1] else 0)
-        return from_patches(self.final_layer(joined[:, -tokens.shape[1] :], last), *x.shape[-2:])
+        own = joined[:, -tokens.shape[1] :][:, :num_own]
+        return from_patches(self.final_layer(own, last), *x.shape[-2:])
 
     def _modulation(self, timesteps: Tensor, vector: Tensor, guidance: Tensor | None = None) -> Tensor:
         embedding = self.time_in(number_embedding(timesteps, vector.dtype)) + self.vector_in(vector)
@@ -253,11 +256,18 @@ class NumberedMlp(nn.Sequential):
         return by_token(super().forward, input)
 
 
-def token_rotations(config: FluxConfig, num_text: int, height: int, width: int) -> Tensor:
-    """Rotations [M + N, D / H / 2] of text tokens, all at the origin, and of those of height x width patches."""
+def token_rotations(config: FluxConfig, num_text: int, height: int, width: int, num_pictures: int = 1) -> Tensor:
+    """Rotations [M + N, D / H / 2] of text tokens, all at the origin, and of those of height x width patches.
+
+    Pictures lie behind each other along the first axis; N counts the patches of all of them.
+    """
     rows, columns = torch.arange(height), torch.arange(width)
-    grid = torch.stack([torch.zeros(height, width), *torch.meshgrid(rows, columns, indexing="ij")], dim=-1)
-    return rotations(torch.cat([torch.zeros(num_text, 3), grid.flatten(0, 1)]), config.axes, _THETA)
+    grids = [
+        torch.stack([torch.full((height, width), index), *torch.meshgrid(rows, columns, indexing="ij")], dim=-1)
+        for index in range(num_pictures)
+    ]
+    places = [grid.flatten(0, 1).float() for grid in grids]
+    return rotations(torch.cat([torch.zeros(num_text, 3), *places]), config.axes, _THETA)
 
 
 def to_patches(x: Tensor) -> Tensor:

@@ -171,15 +171,14 @@ def _sigmas(plan: GenerationPlan, levels: Levels, rest: Rest | None) -> list[flo
 
 
 def _showing(part: Pass, picture: Tensor, mask: Tensor | None, manner: Manner) -> Pass:
-    use = part.model.picture_use
-    if use is PictureUse.NONE:
+    if part.model.picture_use is PictureUse.NONE:
         return part
     channels = part.model.picture_channels(picture, mask, manner.conditioning_weight)
     return replace(
         part,
         cond=replace(part.cond, image=channels),
         uncond=None if part.uncond is None else replace(part.uncond, image=channels),
-        image_guidance=manner.image_guidance if use is PictureUse.EDITING else None,
+        image_guidance=manner.image_guidance if part.model.takes_image_guidance else None,
     )
 
 
