@@ -242,10 +242,12 @@ def test_flags_of_existing_start_scripts_are_known() -> None:
     scripts = (
         "--listen --port 7861 --autolaunch --api --nowebui --api-auth a:b --gradio-auth a:b --cors-allow-origins x "
         "--subpath s --server-name n --data-dir d --models-dir d --ckpt c --ckpt-dir d --vae-dir d "
-        "--text-encoder-dir d --lora-dir d --embeddings-dir d --hypernetwork-dir d --medvram --lowvram "
+        "--text-encoder-dir d --lora-dir d --embeddings-dir d --hypernetwork-dir d --vae-approx-dir d --lowvram "
+        "--medvram "
         "--no-half --precision full --device-id 0 --use-cpu all --theme dark --disable-all-extensions "
         "--disable-extra-extensions --skip-install --loglevel INFO --forge-ref-a1111-home h --cpu --novram "
-        "--base-directory d --output-directory d --esrgan-models-path d --realesrgan-models-path d --swinir-models-path d"
+        "--base-directory d --output-directory d --esrgan-models-path d --realesrgan-models-path d "
+        "--swinir-models-path d"
     )
     assert read(*scripts.split()).notes == ()
     nothing_here = (

@@ -60,6 +60,22 @@ def test_asking_does_not_wait_and_the_newest_replaces_older_ones() -> None:
     assert pixel[0] > 240
 
 
+def test_closing_does_not_wait_for_a_preview_that_is_being_made() -> None:
+    may_go_on, taken, seen = threading.Event(), threading.Event(), list[bytes]()
+
+    def slow_look() -> LatentPreview:
+        taken.set()
+        may_go_on.wait(30)
+        return RED_FROM_FIRST
+
+    maker = PreviewMaker(slow_look, seen.append)
+    maker.show(torch.zeros(1, 4, 8, 8))
+    assert taken.wait(30)
+    maker.close()
+    may_go_on.set()
+    assert seen == []
+
+
 def test_a_closed_maker_reports_nothing_more() -> None:
     seen: list[bytes] = []
     maker = PreviewMaker(lambda: RED_FROM_FIRST, seen.append)

@@ -47,7 +47,9 @@ def shipped() -> Autoencoder:
 @pytest.fixture(scope="module")
 def narrow() -> Autoencoder:
     torch.manual_seed(0)
-    return with_random_weights(Autoencoder(NARROW)).eval().requires_grad_(False)
+    network = Autoencoder(NARROW)
+    with_random_weights(network).eval().requires_grad_(False)
+    return network
 
 
 def picture() -> Tensor:

@@ -32,6 +32,7 @@ _EMBEDDING_FOLDERS = ("embeddings",)
 _HYPERNETWORK_FOLDERS = ("hypernetworks",)
 # Ours; ComfyUI's; those of A1111 and Forge that may hold files of kinds that run here.
 _UPSCALER_FOLDERS = ("upscalers", "upscale_models", "ESRGAN", "RealESRGAN", "SwinIR")
+_PREVIEW_FOLDERS = ("vae_approx", "VAE-approx", "VAE-taesd")  # ours and ComfyUI's; those of A1111 and Forge
 _TEXT_ENCODER_FOLDERS = ("text_encoders", "text_encoder", "clip")  # ours and ComfyUI's; Forge's; ComfyUI's old one
 
 
@@ -101,6 +102,7 @@ def read_folders(values: argparse.Namespace, root: Path) -> Settings:
         ),
         hypernetwork_dirs=_folders(models_dir, others, _HYPERNETWORK_FOLDERS, values.hypernetwork_dirs),
         upscaler_dirs=_folders(models_dir, others, _UPSCALER_FOLDERS, values.upscaler_dirs),
+        preview_dirs=_folders(models_dir, others, _PREVIEW_FOLDERS, values.preview_dirs),
         output_dir=values.output_dir or home / "outputs",
         data_dir=home / "data",
         extensions_dir=home / "extensions",
@@ -189,7 +191,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say where things lie."""
     group = parser.add_argument_group("folders and files")
     parser.set_defaults(ckpt_dirs=[], vae_dirs=[], text_encoder_dirs=[], lora_dirs=[], recipe_dirs=[], other_homes=[])
-    parser.set_defaults(embedding_dirs=[], hypernetwork_dirs=[], upscaler_dirs=[])
+    parser.set_defaults(embedding_dirs=[], hypernetwork_dirs=[], upscaler_dirs=[], preview_dirs=[])
     group.add_argument(
         "--data-dir", "--base-directory", type=_folder, metavar="DIR",
         help="folder that holds models, outputs, data and extensions (the program's own)",
@@ -235,6 +237,10 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--upscaler-dir", "--esrgan-models-path", "--realesrgan-models-path", "--swinir-models-path",
         dest="upscaler_dirs", type=_folder, action="append", metavar="DIR", help="one more folder of upscalers",
+    )  # fmt: skip
+    group.add_argument(
+        "--vae-approx-dir", dest="preview_dirs", type=_folder, action="append", metavar="DIR",
+        help="one more folder of TAESD files, which show pictures while they form",
     )  # fmt: skip
     group.add_argument(
         "--forge-ref-a1111-home", "--forge-ref-comfy-home", dest="other_homes", type=_folder, action="append",

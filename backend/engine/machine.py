@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+from backend.engine.converted_pickles import ConvertedPickles
 from backend.engine.remembered_device import remembered_device
 from backend.engine.settings import Settings
 from backend.families.family import Machine
+from backend.families.tiny_decoders import TinyDecoders
 from backend.memory.budget import residency_for
 from backend.memory.dry_run import CallCosts
 from backend.memory.dtype_policy import policy_for
 from backend.nn.compilation import BlockCompiler
+from backend.weights.hashing import sha256_of
+from backend.weights.source import WeightSource
 
 
 def machine_for(
@@ -27,4 +33,12 @@ def machine_for(
         residency=residency_for(device, cap=settings.memory_budget, low_memory=settings.low_memory),
         costs=CallCosts(settings.data_dir / "costs.json"),
         compiler=BlockCompiler(wants_compiling, on_compiler_failure),
+        tiny_decoders=TinyDecoders(
+            settings.preview_dirs, partial(_opened, ConvertedPickles(settings.data_dir / "converted"))
+        ),
     )
+
+
+def _opened(pickles: ConvertedPickles, path: Path) -> WeightSource:
+    """A small file of weights, of today or of yesterday."""
+    return pickles.open(path, sha256_of(path))

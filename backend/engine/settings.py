@@ -13,7 +13,7 @@ class Settings:
     """Folders, and how the machine is used.
 
     root: folder of the program. checkpoint_dirs, vae_dirs, text_encoder_dirs, lora_dirs, recipe_dirs, embedding_dirs,
-    hypernetwork_dirs, upscaler_dirs: searched in this order, with their subfolders; a file among them stands for
+    hypernetwork_dirs, upscaler_dirs, preview_dirs: searched in this order, with their subfolders; a file among them stands for
     itself. What is made is saved into the first.
     data_dir: journal, hashes, preferences. checkpoint: name of the one to start with.
     memory_budget: bytes that the program may take of the machine, or with a GPU models of its memory; None leaves it to
@@ -31,6 +31,7 @@ class Settings:
     embedding_dirs: tuple[Path, ...]
     hypernetwork_dirs: tuple[Path, ...]
     upscaler_dirs: tuple[Path, ...]
+    preview_dirs: tuple[Path, ...]
     output_dir: Path
     data_dir: Path
     extensions_dir: Path
@@ -62,6 +63,7 @@ class Settings:
             embedding_dirs=(models_dir / "embeddings",),
             hypernetwork_dirs=(models_dir / "hypernetworks",),
             upscaler_dirs=(models_dir / "upscalers",),
+            preview_dirs=(models_dir / "vae_approx",),
             output_dir=root / "outputs",
             data_dir=root / "data",
             extensions_dir=root / "extensions",

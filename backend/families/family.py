@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from backend.diffusion.guidance import ConditionedNetwork, Conditioning
@@ -15,6 +16,7 @@ from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
 from backend.families.hypernetwork_files import HypernetworkUse
 from backend.families.notices import Notices
+from backend.families.tiny_decoders import TinyDecoders
 from backend.memory.device import DeviceFacts
 from backend.memory.dry_run import CallCosts
 from backend.memory.dtype_policy import DtypePolicy
@@ -82,12 +84,23 @@ class Description:
     picture_use: PictureUse = PictureUse.NONE
 
 
+class Preview(Protocol):
+    """Shows about what latents will become."""
+
+    def rgb(self, latents: Tensor) -> Tensor:
+        """Colours [B, 3, H, W], about 0..1, of diffusion latents [B, C, h, w], in float32 on the CPU; of any size."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentPreview:
-    """A linear map from latents to colours: rgb = latents [C, ...] @ matrix [C, 3] + bias [3], about 0..1."""
+    """A `Preview` by a linear map: rgb = latents [C, ...] @ matrix [C, 3] + bias [3], about 0..1; of their size."""
 
     matrix: Tensor
     bias: Tensor
+
+    def rgb(self, latents: Tensor) -> Tensor:
+        return torch.einsum("bchw,cr->brhw", latents, self.matrix) + self.bias[:, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +153,6 @@ class Model(Protocol):
 
     @property
     def picture_use(self) -> PictureUse: ...
-
-    @property
-    def takes_image_guidance(self) -> bool:
-        """Whether guidance by a picture is possible, which needs predictions without it."""
-        ...
 
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         """The noise levels for pictures of this size. shift: of the levels of a flow model; None for the model's."""
@@ -207,7 +215,7 @@ class Model(Protocol):
         """
         ...
 
-    def latent_preview(self) -> LatentPreview: ...
+    def latent_preview(self) -> Preview: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +239,7 @@ class Machine:
     """Where a model runs, and how. costs: what calls of networks take, as far as that was calculated before.
 
     compiler: of networks' blocks; None for a machine that never compiles. notices: what models tell users.
+    tiny_decoders: files that show pictures while they form.
     """
 
     device: DeviceFacts
@@ -239,6 +248,7 @@ class Machine:
     costs: CallCosts = field(default_factory=CallCosts)
     compiler: BlockCompiler | None = None
     notices: Notices = field(default_factory=Notices)
+    tiny_decoders: TinyDecoders = field(default_factory=TinyDecoders)
 
     def compiled(self, network: nn.Module, evaluate: ConditionedNetwork) -> ConditionedNetwork:
         """`evaluate`, in which the blocks of `network` run compiled if that is wanted and possible."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from backend.diffusion.guidance import Conditioning
 from backend.diffusion.prediction import Prediction
 from backend.diffusion.process import Process
-from backend.families.family import Evaluation, LatentPreview, Machine, PictureUse, Prompt
+from backend.families.family import Evaluation, Machine, PictureUse, Preview, Prompt
 from backend.families.latent_space import LatentSpace
 from backend.families.picture_input import PictureInput
 from backend.families.planning import needs_plan, plan_encoder, plan_network
@@ -84,16 +84,12 @@ class LatentModel:
     def encode(self, images: Tensor) -> Tensor:
         return self._latents.encode(images)
 
-    @property
-    def takes_image_guidance(self) -> bool:
-        return self._picture is not None and self._picture.is_guiding
-
     def picture_channels(self, picture: Tensor, mask: Tensor | None, weight: float = 1.0) -> Tensor:
         if self._picture is None:
             raise ValueError(f"a network of {self.family} with this many input channels is given no picture")
         return self._picture.of(self._latents, picture, mask, weight)
 
-    def latent_preview(self) -> LatentPreview:
+    def latent_preview(self) -> Preview:
         return self._latents.preview()
 
     def picture_joiner(self) -> Callable[[Tensor, Tensor | None], Tensor]:

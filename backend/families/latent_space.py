@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from backend.diffusion.philox import normals
 from backend.errors import NumericalError, UnsupportedCheckpoint
-from backend.families.family import LatentPreview, Machine
+from backend.families.family import LatentPreview, Machine, Preview
 from backend.families.parts import network_part, target_for
 from backend.families.planning import plan_in_tiles, tile_of
+from backend.families.tiny_decoders import KINDS, TAESDXL, TinyKind, TinyPreview
 from backend.families.unet_shapes import autoencoder_config_from
 from backend.memory.dry_run import Call
 from backend.memory.planner import Plan
@@ -119,11 +120,32 @@ class LatentSpace:
         """The autoencoder's own latents of diffusion latents [B, C, h, w]."""
         return self._scaling.to_autoencoder(latents)
 
-    def preview(self) -> LatentPreview:
-        """The colours of latents, fitted once by least squares on what the autoencoder makes of smooth random ones."""
+    def preview(self) -> Preview:
+        """By a file of TAESD, where there is one for these latents.
+
+        Or else their colours, fitted once by least squares on what the autoencoder makes of smooth random ones.
+        """
+        kind = self._tiny_kind
+        decoder = None if kind is None else self._machine.tiny_decoders.find(kind)
+        if kind is not None and decoder is not None:
+            theirs = LatentScaling(factor=(kind.factor,), shift=(kind.shift,))
+            return TinyPreview(
+                decoder=decoder,
+                to_tiny=lambda latents: theirs.from_autoencoder(self._scaling.to_autoencoder(latents)),
+            )
         if self._preview is None:
             self._preview = self._fitted_preview()
         return self._preview
+
+    @property
+    def _tiny_kind(self) -> TinyKind | None:
+        """Which TAESD knows these latents: none knows those of an autoencoder of another shape than the usual one."""
+        if (self._config.channels, self._config.channel_mult) != (128, (1, 2, 4, 4)):
+            return None
+        factors = self._scaling.factor
+        if len(factors) > 1:  # Playground v2.5: SDXL's autoencoder, each channel scaled by itself
+            return TAESDXL
+        return next((kind for kind in KINDS if (kind.channels, kind.factor) == (self.channels, *factors)), None)
 
     def decoding_plan(self, width: int, height: int) -> Plan:
         """For pictures of this size in pixels. Raises OutOfMemory."""

@@ -13,18 +13,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from backend.families.family import LatentPreview
+from backend.families.family import Preview
 
 MAX_SIDE = 512
 _QUALITY = 80
 
 
-def preview_jpeg(latents: Tensor, colours: LatentPreview) -> bytes:
+def preview_jpeg(latents: Tensor, look: Preview) -> bytes:
     """A JPEG of latents [B, C, h, w] in float32 on the CPU; the images of a batch lie side by side."""
-    rgb = torch.einsum("bchw,cr->brhw", latents, colours.matrix) + colours.bias[:, None, None]
-    rgb = torch.cat(list(rgb), dim=-1)[None]  # [1, 3, h, B * w]
-    scale = min(8.0, MAX_SIDE / max(rgb.shape[-2:]))
-    rgb = F.interpolate(rgb, scale_factor=scale, mode="bilinear").clamp(0, 1)
+    rgb = torch.cat(list(look.rgb(latents)), dim=-1)[None]  # [1, 3, H, B * W]
+    height, width = (8 * latents.shape[-2], 8 * latents.shape[-1] * latents.shape[0])
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    size = max(1, int(scale * height)), max(1, int(scale * width))
+    rgb = F.interpolate(rgb, size, mode="bilinear").clamp(0, 1)
     pixels: npt.NDArray[np.uint8] = (rgb[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
     jpeg = io.BytesIO()
     Image.fromarray(pixels).save(jpeg, "JPEG", quality=_QUALITY)
@@ -34,11 +35,11 @@ def preview_jpeg(latents: Tensor, colours: LatentPreview) -> bytes:
 class PreviewMaker:
     """A thread that turns the newest latents into a JPEG. Latents that come while it is busy replace one another.
 
-    colours: called on the thread, because finding them may take a moment.
+    look: called once, on the thread, because finding it may take a moment.
     """
 
-    def __init__(self, colours: Callable[[], LatentPreview], on_preview: Callable[[bytes], None]) -> None:
-        self._colours = colours
+    def __init__(self, look: Callable[[], Preview], on_preview: Callable[[bytes], None]) -> None:
+        self._find_look = look
         self._on_preview = on_preview
         self._latents: Tensor | None = None
         self._is_closed = False
@@ -59,15 +60,16 @@ class PreviewMaker:
             return self._latents is not None
 
     def close(self) -> None:
-        """Stop; no preview is reported after this returns."""
+        """Stop; no preview is reported after this returns. One that is being made is not waited for."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
 
     def _run(self) -> None:
+        look: Preview | None = None
         while (latents := self._next()) is not None:
-            jpeg = preview_jpeg(latents.float().cpu(), self._colours())
+            look = look or self._find_look()
+            jpeg = preview_jpeg(latents.float().cpu(), look)
             with self._changed:
                 if not self._is_closed:
                     self._on_preview(jpeg)
