@@ -154,6 +154,11 @@ class Model(Protocol):
     @property
     def picture_use(self) -> PictureUse: ...
 
+    @property
+    def takes_image_guidance(self) -> bool:
+        """Whether guidance by a picture is possible, which needs predictions without it."""
+        ...
+
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         """The noise levels for pictures of this size. shift: of the levels of a flow model; None for the model's."""
         ...

@@ -84,6 +84,10 @@ class LatentModel:
     def encode(self, images: Tensor) -> Tensor:
         return self._latents.encode(images)
 
+    @property
+    def takes_image_guidance(self) -> bool:
+        return self._picture is not None and self._picture.is_guiding
+
     def picture_channels(self, picture: Tensor, mask: Tensor | None, weight: float = 1.0) -> Tensor:
         if self._picture is None:
             raise ValueError(f"a network of {self.family} with this many input channels is given no picture")
