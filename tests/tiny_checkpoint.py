@@ -1,5 +1,6 @@
 """A complete checkpoint in the SD 1.x layout with random weights, a few hundred thousand of them."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -34,8 +35,14 @@ def write_tiny_checkpoint(
 ) -> Path:
     """Write the checkpoint to `path` and return it. The same seed gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_safetensors(path, tiny_tensors(seed=seed, unet=unet, dtype=dtype), {**METADATA, **(metadata or {})})
+    write_safetensors(path, _tensors_to_write(seed, unet, dtype), {**METADATA, **(metadata or {})})
     return path
+
+
+@lru_cache(maxsize=8)
+def _tensors_to_write(seed: int, unet: UNetConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Nobody changes them: many tests of a file write the same checkpoints."""
+    return tiny_tensors(seed=seed, unet=unet, dtype=dtype)
 
 
 def write_t5_header(path: Path) -> Path:
