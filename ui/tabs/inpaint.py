@@ -22,7 +22,7 @@ def build(engine: Engine) -> None:
 
 def _picture(form: str, choices: dict[str, Choices]) -> Fields:
     with gr.Column(elem_classes=["em-card"]):
-        picture = mask_canvas("inpaint", "Picture and mask", has_borders=True)
+        picture = mask_canvas("inpaint", "Picture and mask", has_paint=True, has_borders=True)
         strength = strength_field(form)
     with gr.Column(elem_classes=["em-card"]):
         mask = mask_fields(form)
