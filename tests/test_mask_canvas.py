@@ -204,7 +204,7 @@ class TestInTheBrowser:
         canvas.stage.press("Control+y")
         assert (canvas.mask() == typed).all()
 
-    def test_a_lasso_takes_what_it_surrounds_and_alt_x_takes_it_away(self, canvas: Canvas) -> None:
+    def test_a_lasso_takes_what_it_surrounds_and_after_x_takes_it_away(self, canvas: Canvas) -> None:
         canvas.press("Lasso (L)")
         canvas.drag((10, 10), (80, 10), (80, 60), (10, 60))
         mask = canvas.mask()
@@ -412,6 +412,30 @@ class TestInTheBrowser:
         canvas.page.wait_for_timeout(300)
         assert canvas.page.locator("#canvas-sketch .em-canvas[data-empty=no]").is_visible()
 
+    def test_undo_forgets_the_oldest_steps_rather_than_more_memory_than_it_may_have(self, canvas: Canvas) -> None:
+        kept = canvas.page.evaluate(
+            """async ([history, layers]) => {
+                 const { makeHistory } = await import(history);
+                 const { makeLayer, whole } = await import(layers);
+                 const layer = makeLayer(600, 300, 1);
+                 const steps = makeHistory({ maxBytes: 600 * 300 * 2.5, maxSteps: 50 });
+                 for (let step = 1; step <= 4; step++) {
+                   const change = steps.record(layer);
+                   change.touch(whole(layer));
+                   layer.data.forEach((_, at) => (layer.data[at] = (at * step) % 251));
+                   change.commit("Step");
+                 }
+                 const bytes = steps.bytes();
+                 let count = 0;
+                 while (steps.undo()) count++;
+                 const isSecond = layer.data.every((value, at) => value === (at * 2) % 251);
+                 while (steps.redo());
+                 return [bytes, count, isSecond, layer.data.every((value, at) => value === (at * 4) % 251)];
+               }""",
+            [canvas.script("mask_history.js"), canvas.script("mask_layer.js")],
+        )
+        assert kept == [2 * 600 * 300, 2, True, True]
+
     def test_nothing_is_generated_with_a_mask_that_could_not_be_stored(self, canvas: Canvas) -> None:
         canvas.value()
         before = len(canvas.store.generated)
@@ -450,7 +474,7 @@ class TestInTheBrowser:
         assert not mask[37:].any()
         canvas.context.close()
 
-    def test_every_control_has_a_name_and_a_text_that_stands_out(self, canvas: Canvas) -> None:
+    def test_every_control_has_a_name_and_tab_stays_in_an_editor_that_fills_the_window(self, canvas: Canvas) -> None:
         canvas.press("Rectangle (R)")
         nameless = canvas.root.evaluate(
             """(root) => [...root.querySelectorAll("button, input, [tabindex]")]
@@ -461,6 +485,11 @@ class TestInTheBrowser:
         canvas.press("Fill the window")
         box = canvas.root.bounding_box()
         assert (box["x"], box["y"], box["width"], box["height"]) == (0, 0, 1280, 900)
+        canvas.root.get_by_role("button", name="Open a picture").first.focus()
+        canvas.page.keyboard.press("Shift+Tab")
+        assert canvas.root.evaluate("(root) => root.contains(document.activeElement)")
+        canvas.page.keyboard.press("Tab")
+        assert canvas.page.evaluate("document.activeElement.ariaLabel") == "Open a picture"
         canvas.stage.press("Escape")
         assert canvas.root.bounding_box()["width"] < 1280
 
