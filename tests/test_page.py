@@ -512,7 +512,19 @@ def test_automatic_is_the_choice_to_take_the_samplers_own_schedule(engine, writt
 
 def test_a_broken_extension_is_named_and_costs_its_own_tab_only(page):
     tabs = [block.label for block in page.blocks.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs == ["txt2img", "img2img", "inpaint", "LoRA", "Merge", "Plots", "Ill", "Well", "Memory", "Extensions"]
+    assert tabs == [
+        "txt2img",
+        "img2img",
+        "inpaint",
+        "Extras",
+        "LoRA",
+        "Merge",
+        "Plots",
+        "Ill",
+        "Well",
+        "Memory",
+        "Extensions",
+    ]
     problems = {entry["id"]: " ".join(entry["problems"]) for entry in page.handler("entries")()}
     assert problems["well"] == ""
     assert "no paint left" in problems["ill"]

@@ -8,7 +8,7 @@ from backend.engine.engine import Engine
 from backend.extensions.loaded import Extensions
 from ui.components.header import header
 from ui.tabs import extensions as extensions_tab
-from ui.tabs import img2img, inpaint, lora, memory, merge, plots, txt2img
+from ui.tabs import extras, img2img, inpaint, lora, memory, merge, plots, txt2img
 
 TITLE = "Emulsion"
 
@@ -21,6 +21,7 @@ def build_page(engine: Engine, extensions: Extensions) -> gr.Blocks:
             txt2img.build(engine)
             img2img.build(engine)
             inpaint.build(engine)
+            extras.build()
             lora.build(engine)
             merge.build()
             plots.build()

@@ -4,7 +4,7 @@ import { dividedPictures } from "./divided_pictures.js";
 import { element } from "./elements.js";
 import { address } from "./server.js";
 
-/** left, right: pictures as jobs have them. */
+/** left, right: pictures as jobs have them; with a name, they are called by it. */
 export function openComparison(left, right) {
   const dialog = element("dialog", "em-lightbox em-comparison", "", { "aria-label": "Comparison" });
   const { stage, line, show } = dividedPictures();
@@ -24,4 +24,4 @@ export function openComparison(left, right) {
   line.focus();
 }
 
-const said = ({ seed, width, height }) => `Seed ${seed}, ${width} × ${height}`;
+const said = ({ name, seed, width, height }) => `${name ?? `Seed ${seed}`}${width ? `, ${width} × ${height}` : ""}`;

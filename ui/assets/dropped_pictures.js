@@ -7,6 +7,7 @@ import { tellProblem } from "./messages.js";
 import { address, readInfotext } from "./server.js";
 
 const PARAMETERS = /(^|\n)Steps: \d+, .*\bSampler: /;
+const OURS = ["outputs/", "api/v1/pictures/"];
 const isPrompt = (target) => Boolean(target.closest?.(".em-prompt"));
 const pictureIn = (data) => [...(data?.files ?? [])].find((file) => file.type.startsWith("image/"));
 const isText = (target) => Boolean(target.closest?.("input, textarea"));
@@ -79,8 +80,9 @@ async function fillFrom(findFile, form) {
   }
 }
 
-function isOurs(url) {
-  return Boolean(url) && new URL(url, document.baseURI).href.startsWith(address("outputs/"));
+/** Whether a picture that was made or is stored here has this address. */
+export function isOurs(url) {
+  return Boolean(url) && OURS.some((folder) => new URL(url, document.baseURI).href.startsWith(address(folder)));
 }
 
 async function fetchPicture(url) {

@@ -57,7 +57,7 @@ for (const name of PICTURE_FORMS) receivePictures(name, (url) => givePicture(url
 
 /** The form, once its tab is there and has been brought back. */
 async function openForm(name) {
-  if (name !== currentForm() || !formElement(name)) await turnTo(name);
+  if (!formElement(name)?.offsetParent) await turnTo(name);
   const form = stateOf(name);
   await form.opened;
   return form;

@@ -3,6 +3,7 @@
 import { watchForm } from "./form.js";
 import { canvasIn, formOf } from "./form_scope.js";
 import { publishSize, watchModel } from "./model_defaults.js";
+import { halfToEven } from "./rounding.js";
 
 const FACTORS = [0.5, 1, 1.5, 2, 3, 4];
 const [SMALLEST, LARGEST] = [64, 16384];
@@ -49,10 +50,4 @@ export function mount({ element, props, send }) {
     step = steps.width ?? 8;
     draw();
   });
-}
-
-/** Round as Python does. */
-function halfToEven(value) {
-  const below = Math.floor(value);
-  return value - below === 0.5 ? below + (below % 2) : Math.round(value);
 }

@@ -1,5 +1,6 @@
 // Preview and progress of the running job, the pictures so far, and what is known about the one that is shown.
 
+import { beforeOf } from "./before_picture.js";
 import { bytes } from "./bytes.js";
 import { copyText } from "./clipboard.js";
 import { openComparison } from "./compare_lightbox.js";
@@ -80,6 +81,7 @@ export function mount({ element }) {
     again: ({ job }) => submit(ROUTES[job.kind], againText(job)),
     hires: (picture) => submit(ROUTES.generation, requestText(hiresRequest(picture), seedOf(picture))),
     compare,
+    before: (picture) => openComparison({ url: beforeOf(picture), name: "Before" }, { ...picture, name: "After" }),
     img2img: ({ url }) => sendPicture(url, "img2img"),
     inpaint: ({ url }) => sendPicture(url, "inpaint"),
     extras: ({ url }) => sendPicture(url, "extras"),
@@ -266,6 +268,7 @@ function showDetails(find, picture) {
   if (!picture) return;
   find("infotext").textContent = picture.infotext;
   for (const button of find("actions").querySelectorAll("[data-do=hires], [data-do=seed]")) button.hidden = !isGeneration(picture.job);
+  find("actions").querySelector("[data-do=before]").hidden = !beforeOf(picture);
   const link = find("actions").querySelector("[data-do=download]");
   link.href = address(picture.url);
   link.download = decodeURIComponent(picture.url.split("/").at(-1));

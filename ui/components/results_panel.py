@@ -46,6 +46,8 @@ _TEMPLATE = """
         title="Make this picture again, enlarged as the form's hires fix says">Hires this picture</button>
       <button type="button" class="em-action" data-do="compare" aria-pressed="false"
         title="Lay another picture over this one">Compare</button>
+      <button type="button" class="em-action" data-do="before" hidden
+        title="Lay it over the picture that it was made larger from">Before and after</button>
       <button type="button" class="em-action" data-do="copy">Copy infotext</button>
       <a class="em-action" data-do="download" download>Download</a>
     </div>
