@@ -120,6 +120,18 @@ def test_values_that_cannot_be_are_told_at_their_axis_and_axes_change_places(vis
     assert kind_of(visit, "Y").input_value() == "Seed"
 
 
+def test_a_fourth_axis_can_be_added_and_is_told_of_what_is_wrong_with_it(visit: Visit, engine: Engine) -> None:
+    part(visit, "add").click()
+    for axis, words, label in (("Y", "steps", "Steps"), ("Z", "cfg", "CFG Scale"), ("4", "height", "Height")):
+        choose(visit, axis, words, label)
+    visit.field("Values of axis 4").fill("64, 65")
+    visit.page.wait_for_function(
+        "document.querySelector('[aria-label=\"Values of axis 4\"]').getAttribute('aria-invalid') === 'true'"
+    )
+    visit.field("Values of axis 4").fill("64, 128")
+    wait_for_count(visit, "72 pictures")
+
+
 def test_a_matrix_and_lines(visit: Visit, engine: Engine) -> None:
     part(visit, "way").select_option("matrix")
     wait_for_count(visit, "2 pictures")

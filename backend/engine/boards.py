@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -75,8 +76,16 @@ class Boards:
             self._go_on(board.id)
 
     def submit_plot(self, plot: PlotRequest) -> Board:
-        """Queue what a plot asks for. What refuses a value of an axis refuses the plot. Raises RequestError."""
+        """Queue what a plot asks for. What refuses a value of an axis refuses the plot. Raises RequestError.
+
+        Of a long axis only so many values are planned beforehand as can be queued at once; the others are checked as
+        fields are, and fail as cells where that is not enough.
+        """
+        planned: Counter[str] = Counter()
         for where, value, request in single_changes(plot, self._rules):
+            if planned[where] == MAX_AHEAD:
+                continue
+            planned[where] += 1
             try:
                 self._queue.check(request)
             except EmulsionError as error:

@@ -20,6 +20,8 @@ from backend.http.axis_json import axis_kind_json
 from backend.http.board_json import BoardJson
 from backend.http.json_body import JsonObject
 
+MAX_LISTED = 1000
+
 
 def plots_router(engine: Engine) -> APIRouter:
     router = APIRouter(prefix="/api/v1")
@@ -40,8 +42,9 @@ def plots_router(engine: Engine) -> APIRouter:
     def batch(board_id: str) -> Board:
         return find(board_id, BatchRequest, "batch")
 
-    def boards_of(kind: type[PlotRequest | BatchRequest]) -> list[Board]:
-        return [engine.boards.find(board.id) for board in engine.boards.all() if isinstance(board.request, kind)]
+    def boards_of(kind: type[PlotRequest | BatchRequest], limit: int) -> list[Board]:
+        newest = [board.id for board in engine.boards.all() if isinstance(board.request, kind)]
+        return [engine.boards.find(board_id) for board_id in newest[: max(0, limit)]]
 
     @router.get("/plots/axes")
     def axes() -> list[dict[str, Any]]:
@@ -66,9 +69,9 @@ def plots_router(engine: Engine) -> APIRouter:
         return as_json.plot(engine.submit_plot(plot_from(body)))
 
     @router.get("/plots")
-    def list_plots() -> list[dict[str, Any]]:
-        """The newest first."""
-        return [as_json.plot(board) for board in boards_of(PlotRequest)]
+    def list_plots(limit: int = MAX_LISTED) -> list[dict[str, Any]]:
+        """The newest first, at most `limit`."""
+        return [as_json.plot(board) for board in boards_of(PlotRequest, limit)]
 
     @router.get("/plots/{board_id}")
     def show(board_id: str) -> dict[str, Any]:
@@ -104,9 +107,9 @@ def plots_router(engine: Engine) -> APIRouter:
         return as_json.batch(engine.submit_batch(BatchRequest.from_mapping(body)))
 
     @router.get("/batches")
-    def list_batches() -> list[dict[str, Any]]:
-        """The newest first, without their items."""
-        return [as_json.batch_summary(board) for board in boards_of(BatchRequest)]
+    def list_batches(limit: int = MAX_LISTED) -> list[dict[str, Any]]:
+        """The newest first, at most `limit`, without their items."""
+        return [as_json.batch_summary(board) for board in boards_of(BatchRequest, limit)]
 
     @router.get("/batches/{board_id}")
     def show_batch(board_id: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ export function mount({ element: host }) {
 
   async function open() {
     try {
-      batches = (await ask("api/v1/batches")).slice(0, SHOWN);
+      batches = await ask(`api/v1/batches?limit=${SHOWN}`);
       find("batches").replaceChildren(...batches.map(entryOf));
     } catch {
       // The line at the top says when the server does not answer.

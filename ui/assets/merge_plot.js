@@ -52,7 +52,7 @@ export function mountPlots(host, studio) {
 
   async function open() {
     try {
-      plots = (await ask("api/v1/plots")).slice(0, SHOWN);
+      plots = await ask(`api/v1/plots?limit=${SHOWN}`);
       showBoards(shown, boards, plots, open);
     } catch {
       // The line at the top says when the server does not answer.

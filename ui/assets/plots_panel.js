@@ -8,7 +8,8 @@ import { axisEditor, axisKinds } from "./plot_axes.js";
 import { showBoards } from "./plot_board.js";
 import { ask } from "./server.js";
 
-const NAMES = ["X", "Y", "Z"];
+const NAMES = ["X", "Y", "Z", "4", "5", "6"];
+const USUAL = 3; // of the axes, to begin with
 const SHOWN = 20; // of the newest
 const PAUSE_MS = 350;
 const AGAIN_MS = 400; // between two looks at the boards
@@ -30,10 +31,16 @@ export function mount({ element: host }) {
   axisKinds().then(
     (kinds) => {
       const targetsOf = (kind) => (kind.endsWith("_parts") ? [["end", "at the end"], ["start", "at the start"]] : null);
-      axes = NAMES.map((name, index) =>
-        axisEditor({ name: `axis ${name}`, title: `Axis ${name}`, kind: index ? "" : "seed", values: index ? "" : "1-4", kinds, targetsOf, onchange: checkSoon }),
-      );
-      find("axes").replaceChildren(...axes.map(({ box }) => box));
+      const add = () => {
+        const isFirst = axes.length === 0;
+        const name = NAMES[axes.length];
+        const given = { kind: isFirst ? "seed" : "", values: isFirst ? "1-4" : "" };
+        axes.push(axisEditor({ name: `axis ${name}`, title: `Axis ${name}`, ...given, kinds, targetsOf, onchange: checkSoon }));
+        find("axes").append(axes.at(-1).box);
+        find("add").hidden = axes.length === NAMES.length;
+      };
+      for (let count = 0; count < USUAL; count++) add();
+      find("add").addEventListener("click", add);
       checkSoon();
     },
     (error) => tellProblem(error.message),
@@ -92,8 +99,8 @@ export function mount({ element: host }) {
     try {
       const { pictures, seconds, axes: found, problem, field } = await ask("api/v1/plots/check", body());
       if (number !== asked) return;
-      const at = /^(x|y|z)\b/.exec(field)?.[0];
-      inUse.forEach((axis, index) => axis.tell(NAMES[index].toLowerCase() === at ? problem : "", found[index]?.labels.length));
+      const at = axisOf(field);
+      inUse.forEach((axis, index) => axis.tell(index === at ? problem : "", found[index]?.labels.length));
       const time = seconds === null ? "" : `, about ${duration(seconds)}`;
       tell(problem || `${pictures} ${pictures === 1 ? "picture" : "pictures"}${time}`, Boolean(problem));
     } catch (error) {
@@ -127,7 +134,7 @@ export function mount({ element: host }) {
     while (isWanted) {
       isWanted = false;
       try {
-        plots = (await ask("api/v1/plots")).slice(0, SHOWN);
+        plots = await ask(`api/v1/plots?limit=${SHOWN}`);
         showBoards(find("boards"), boards, plots, open);
         find("none").hidden = plots.length > 0;
       } catch {
@@ -145,6 +152,12 @@ export function mount({ element: host }) {
   new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && checkSoon()).observe(host);
   draw();
   open();
+}
+
+/** Which of the axes in use the server means by "x.values" or "axes[3].values"; -1 for none. */
+function axisOf(field) {
+  const [, letter, index] = /^(?:([xyz])|axes\[(\d+)\])(?:\.|$)/.exec(field) ?? [];
+  return letter ? "xyz".indexOf(letter) : Number(index ?? -1);
 }
 
 function duration(seconds) {

@@ -29,7 +29,8 @@ _TEMPLATE = """
         </select></label>
       <div class="em-numbers-list" data-way="axes">
         <div class="em-numbers-list" data-part="axes"></div>
-        <div class="em-actions"><button type="button" class="em-action" data-part="swap">Swap X and Y</button></div>
+        <div class="em-actions"><button type="button" class="em-action" data-part="swap">Swap X and Y</button>
+          <button type="button" class="em-action" data-part="add">Add an axis</button></div>
       </div>
       <div class="em-numbers-list" data-way="matrix" hidden>
         <p class="em-hint">Every combination of what stands behind the first | is made: "a cat|in snow|at night"
@@ -49,11 +50,12 @@ _TEMPLATE = """
         <label class="em-field em-labelled"><span class="em-label">From a file</span>
           <input type="file" accept=".txt,text/plain" data-part="file"></label>
       </div>
-      <label class="em-field em-labelled" data-way="matrix lines" hidden><span class="em-label">Words go</span>
+      <label class="em-field em-labelled" data-way="matrix lines" hidden>
+        <span class="em-label">Words of the prompt go</span>
         <select class="em-select" data-part="at">
-          <option value="">in place of the prompt, or behind its first part</option>
-          <option value="start">to the start of the prompt</option>
-          <option value="end">to the end of the prompt</option>
+          <option value="">in its place, or behind it</option>
+          <option value="start">to its start</option>
+          <option value="end">to its end</option>
         </select></label>
       <label class="em-check"><input type="checkbox" data-part="seeds"> Each picture has the next seed</label>
       <div class="em-numbers-list" data-part="loop" hidden>
