@@ -92,10 +92,10 @@ def test_what_was_chosen_survives_a_reload_and_two_upscalers_are_mixed(visit, en
     _give(visit, "paste", [("c.png", _png(32, 32))])
     visit.field("c.png, 32 × 32").wait_for()
     visit.press("To a size")
-    visit.field("Width").fill("48")
-    visit.field("Height").fill("")
+    _side(visit, "Width").fill("48")
+    _side(visit, "Height").fill("")
     assert visit.page.locator(".em-extras-after").inner_text() == "→ 48 × 48"
-    visit.field("Height").fill("24")
+    _side(visit, "Height").fill("24")
     assert visit.page.locator(".em-extras-after").inner_text() == "→ 48 × 24"
     visit.field("Upscaler 1").select_option("nearest")
     visit.field("Upscaler 2").select_option("bicubic")
@@ -162,10 +162,15 @@ def test_everything_fits_and_can_be_read(browser, served, width, scheme):
             visit.field("Upscaler 2").select_option("bicubic")
             visit.press("To a size")
         assert visit.page.evaluate(OUTSIDE) == []
-        assert visit.page.evaluate(OVERLAPPING) == []
+        overlapping = visit.page.evaluate(OVERLAPPING)
+        assert [text for text in overlapping if "em-extras-show" not in text] == []  # whose corner has its "Remove"
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
         assert [text for ratio, text in visit.page.evaluate(CONTRASTS) if ratio < 4.5] == []
     visit.close()
+
+
+def _side(visit: Visit, label: str) -> Any:
+    return visit.page.locator(PANEL).get_by_label(label, exact=True)
 
 
 def _give(visit: Visit, how: str, files: list[tuple[str, bytes]]) -> None:

@@ -6,6 +6,7 @@ import { slidNumber } from "./slid_number.js";
 
 const WAYS = [["factor", "By a factor"], ["size", "To a size"]];
 const [MOST_SIDE, MOST_PIXELS, MOST_SCALE] = [16384, 150e6, 16]; // as the server has them
+const FACTORS = [1.5, 2, 3, 4, 8];
 const USUAL = { way: "factor", scale: 2, width: 1920, height: 1080, crop: true };
 
 /** kept: as `values` gives it. changed(): called after every change. */
@@ -24,6 +25,10 @@ export function sizeFields(host, kept, changed) {
       changed();
     },
   });
+  const factors = element("div", "em-shapes", "", { role: "group", "aria-label": "Factors" });
+  factors.append(...FACTORS.map((factor) => element("button", "em-shape", `× ${factor}`, { type: "button", onclick: () => scale.write(factor) })));
+  const byFactor = element("div", "em-extras-way");
+  byFactor.append(scale.box, factors);
   const crop = element("input", "", "", { type: "checkbox", checked: values.crop });
   const check = element("label", "em-check");
   check.append(crop, document.createTextNode("Crop what hangs over"));
@@ -44,13 +49,13 @@ export function sizeFields(host, kept, changed) {
   const sides = element("div", "em-extras-sides");
   sides.append(labelled("Width", side("width")), labelled("Height", side("height")));
   const hint = element("p", "em-hint");
-  const bySize = element("div", "em-extras-by-size");
+  const bySize = element("div", "em-extras-way");
   bySize.append(sides, check, hint);
-  host.replaceChildren(ways, scale.box, bySize);
+  host.replaceChildren(ways, byFactor, bySize);
 
   function draw() {
     ways.replaceChildren(...WAYS.map(([way, text]) => action(text, () => turn(way), { "aria-pressed": String(way === values.way) })));
-    scale.box.hidden = values.way !== "factor";
+    byFactor.hidden = values.way !== "factor";
     bySize.hidden = values.way !== "size";
     const hasBoth = Boolean(values.width && values.height);
     check.hidden = !hasBoth;

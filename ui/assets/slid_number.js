@@ -4,7 +4,7 @@ import { element } from "./elements.js";
 
 let count = 0;
 
-/** min, max: of what may be typed; slider: [low, high] of the slider. Gives {box, read()}. */
+/** min, max: of what may be typed; slider: [low, high] of the slider. Gives {box, read(), write(value)}. */
 export function slidNumber({ label, value, min, max, step, slider, onchange }) {
   const id = `em-slid-${++count}`;
   const box = element("div", "em-field");
@@ -30,5 +30,5 @@ export function slidNumber({ label, value, min, max, step, slider, onchange }) {
   head.append(element("label", "", label, { for: id }), number);
   box.append(head, range);
   show();
-  return { box, read: () => last };
+  return { box, read: () => last, write: (next) => set(next, false) };
 }
