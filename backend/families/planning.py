@@ -17,7 +17,8 @@ from backend.tile_boxes import spans
 # of the budget, unless the pictures are very large.
 _AMPLE_SHARE = 0.5
 _MANY_PIXELS = 4 * 2**20
-_TILES = (128, 96, 64, 48, 32)  # sides in latent pixels, the largest first
+# Sides in latent pixels, the largest first. Smaller ones show too little of a picture at a time for its statistics.
+_TILES = (128, 96, 64, 48)
 
 
 def needs_plan(machine: Machine, part: Part, evaluation: Evaluation) -> bool:
