@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gradio as gr
-
 from backend.engine.engine import Engine
-from ui.scripts import mounts
+from ui.components.panel_tab import panel_tab
 
 _TEMPLATE = """
 <section class="em-loras" aria-label="LoRA">
@@ -47,11 +45,5 @@ _TEMPLATE = """
 
 def build(engine: Engine) -> None:
     """The tab. It talks to /api/v1 by itself; Gradio tells it the folders that files belong into."""
-    with gr.Tab("LoRA", id="lora", elem_classes=["em-plain-tab"]):
-        gr.HTML(
-            value={"folders": [str(folder) for folder in engine.settings.lora_dirs]},
-            label="LoRA",
-            html_template=_TEMPLATE,
-            js_on_load=mounts("lora_cards.js"),
-            apply_default_css=False,
-        )
+    folders = [str(folder) for folder in engine.settings.lora_dirs]
+    panel_tab("LoRA", _TEMPLATE, "lora_cards.js", {"folders": folders})

@@ -5,10 +5,8 @@ Also how much of the disk the pictures take that jobs began with.
 
 from __future__ import annotations
 
-import gradio as gr
-
 from backend.engine.preferences import MAX_IDLE_MINUTES
-from ui.scripts import mounts
+from ui.components.panel_tab import panel_tab
 
 _TEMPLATE = f"""
 <section class="em-memory" aria-label="Memory">
@@ -70,11 +68,4 @@ _TEMPLATE = f"""
 
 def build() -> None:
     """The tab. It shows what /api/v1/memory and /api/v1/pictures tell and asks nothing of Gradio."""
-    with gr.Tab("Memory", id="memory", elem_classes=["em-plain-tab"]):
-        gr.HTML(
-            value=None,
-            label="Memory",
-            html_template=_TEMPLATE,
-            js_on_load=mounts("memory_panel.js"),
-            apply_default_css=False,
-        )
+    panel_tab("Memory", _TEMPLATE, "memory_panel.js")

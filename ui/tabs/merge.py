@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gradio as gr
-
-from ui.scripts import mounts
+from ui.components.panel_tab import panel_tab
 
 _TEMPLATE = """
 <section class="em-merge" aria-label="Merge">
@@ -123,11 +121,4 @@ _TEMPLATE = """
 
 def build() -> None:
     """The tab. It talks to /api/v1 by itself and asks nothing of Gradio."""
-    with gr.Tab("Merge", id="merge", elem_classes=["em-plain-tab"]):
-        gr.HTML(
-            value=None,
-            label="Merge",
-            html_template=_TEMPLATE,
-            js_on_load=mounts("merge_panel.js"),
-            apply_default_css=False,
-        )
+    panel_tab("Merge", _TEMPLATE, "merge_panel.js")

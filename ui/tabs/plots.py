@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gradio as gr
-
-from ui.scripts import mounts
+from ui.components.panel_tab import panel_tab
 
 _TEMPLATE = """
 <section class="em-merge em-plotting" aria-label="Plots">
@@ -92,11 +90,4 @@ _TEMPLATE = """
 
 def build() -> None:
     """The tab. It talks to /api/v1 by itself and asks nothing of Gradio."""
-    with gr.Tab("Plots", id="plots", elem_classes=["em-plain-tab"]):
-        gr.HTML(
-            value=None,
-            label="Plots",
-            html_template=_TEMPLATE,
-            js_on_load=mounts("plots_panel.js"),
-            apply_default_css=False,
-        )
+    panel_tab("Plots", _TEMPLATE, "plots_panel.js")
