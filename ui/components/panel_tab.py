@@ -1,4 +1,4 @@
-"""Tabs that are pieces of a page of their own: a script fills them and talks to /api/v1, and Gradio is asked nothing."""
+"""Tabs that are pages of their own: a script fills them and talks to /api/v1, and Gradio is asked nothing."""
 
 from __future__ import annotations
 
