@@ -139,13 +139,24 @@ def test_plots_of_earlier_versions_move_in(tmp_path: Path) -> None:
     assert [file.name for file in folder.iterdir()] == ["broken.json"]
 
 
-def test_a_file_that_is_no_list_of_boards_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_no_list_of_boards_is_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "boards.sqlite"
     file.write_bytes(b"no database at all" * 100)
     desk = Desk(tmp_path, FakeQueue(tmp_path))
+    board = desk.boards.submit_plot(plot(SEEDS))
+    desk.restart()
+    assert len(desk.boards.find(board.id).cells) == 3
+    assert "boards.unreadable.sqlite" in caplog.text
+    assert (tmp_path / "boards.unreadable.sqlite").read_bytes().startswith(b"no database")
+
+
+def test_where_nothing_can_be_written_boards_work_and_the_log_says_that_they_are_not_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "boards.sqlite").mkdir()
+    desk = Desk(tmp_path, FakeQueue(tmp_path))
     assert len(desk.boards.submit_plot(plot(SEEDS)).cells) == 3
     assert "not kept" in caplog.text
-    assert file.read_bytes().startswith(b"no database")
 
 
 def test_a_cell_that_is_refused_when_its_turn_comes_fails_alone(tmp_path: Path) -> None:

@@ -53,14 +53,20 @@ class BoardStore:
 
     @classmethod
     def open(cls, file: Path) -> BoardStore:
-        """A file that cannot be used is left alone, told in the log, and boards are kept for this run only."""
+        """A damaged file, or one of a newer version, is moved aside and told in the log.
+
+        Where none can be made, boards are kept for this run only, which the log tells, too.
+        """
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(file, check_same_thread=False, timeout=5)
-            if connection.execute("PRAGMA user_version").fetchone()[0] > _VERSION:
-                raise sqlite3.DatabaseError("it is of a newer version")
-            connection.execute("PRAGMA journal_mode = WAL")
-            return cls(connection)
+            return cls(_connect(file))
+        except _Unusable as error:
+            kept = file.with_suffix(".unreadable.sqlite")
+            _log.warning("the list of boards cannot be used (%s); it is kept as %s", error, kept.name)
+            file.replace(kept)
+            for companion in ("-wal", "-shm"):
+                file.with_name(file.name + companion).unlink(missing_ok=True)
+            return cls(_connect(file))
         except (OSError, sqlite3.Error) as error:
             _log.warning("%s cannot be used (%s); boards are not kept for the next start", file.name, error)
             return cls.in_memory()
@@ -117,6 +123,28 @@ class BoardStore:
 
     def _writing(self) -> _Writing:
         return _Writing(self._connection, self._lock)
+
+
+class _Unusable(Exception):
+    """The file is no list of boards of ours."""
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, check_same_thread=False, timeout=5)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            raise _Unusable(f"version {version} is newer than {_VERSION}")
+        if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
+            raise _Unusable("damaged")
+    except sqlite3.OperationalError:
+        connection.close()
+        raise
+    except (sqlite3.DatabaseError, _Unusable) as error:
+        connection.close()
+        raise _Unusable(str(error)) from error
+    return connection
 
 
 class _Writing:
