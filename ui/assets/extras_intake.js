@@ -35,8 +35,8 @@ export function takeIncoming(panel, give) {
     const [url, entries] = [event.dataTransfer.getData("text/uri-list"), entriesOf(event.dataTransfer)];
     const folders = entries.filter((entry) => entry?.isDirectory);
     const files = [...event.dataTransfer.files].filter((_, index) => !entries[index]?.isDirectory);
-    if (files.length) give(files);
-    else if (isOurs(url)) give([url]);
+    if (isOurs(url)) give([url]); // some browsers make a file of its thumbnail, too
+    else if (files.length) give(files);
     else if (!folders.length) tellProblem("Only pictures can be dropped here: files, folders, or pictures of this page.");
     for (const folder of folders) giveFolder(await filesIn(folder));
   });

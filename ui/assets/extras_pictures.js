@@ -4,6 +4,7 @@ import { element } from "./elements.js";
 import { address, ask, storePicture } from "./server.js";
 
 const MOST = 500; // of one job, as the server has it
+const MOST_MIB = 64; // of a file, likewise
 const MISSING = 404;
 
 /**
@@ -161,6 +162,7 @@ const nameOf = (source) => (typeof source === "string" ? decodeURIComponent(sour
 
 /** With its name, by which the server's messages call it. */
 async function storeFile(file) {
+  if (file.size > MOST_MIB * 2 ** 20) throw new Error(`it is ${Math.round(file.size / 2 ** 20)} MiB; at most ${MOST_MIB} are accepted.`);
   const form = new FormData();
   form.append("file", file, file.name || "The picture");
   return ask("api/v1/pictures", undefined, { method: "POST", body: form });
