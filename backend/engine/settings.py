@@ -13,8 +13,8 @@ class Settings:
     """Folders, and how the machine is used.
 
     root: folder of the program. checkpoint_dirs, vae_dirs, text_encoder_dirs, lora_dirs, recipe_dirs, embedding_dirs,
-    hypernetwork_dirs, upscaler_dirs, preview_dirs: searched in this order, with their subfolders; a file among them stands for
-    itself. What is made is saved into the first.
+    hypernetwork_dirs, upscaler_dirs, preview_dirs: searched in this order, with their subfolders; a file among them
+    stands for itself. What is made is saved into the first.
     data_dir: journal, hashes, preferences. checkpoint: name of the one to start with.
     memory_budget: bytes that the program may take of the machine, or with a GPU models of its memory; None leaves it to
     what is free.
