@@ -15,6 +15,7 @@ from backend.engine.engine import Engine
 from backend.engine.job import JobState, JobView
 from backend.engine.upscale_request import UpscaleRequest
 from backend.request import GenerationRequest
+from backend.second_pass import HiresFix
 from tests.browser import SINK, Visit, chromium, served_page
 from tests.test_browser import CONTRASTS, OVERLAPPING
 from tests.test_img2img_page import OUTSIDE
@@ -148,6 +149,14 @@ def test_a_result_comes_here_and_says_how_it_was_made(visit, engine):
     visit.page.locator("#em-form-inpaint[data-state=open] .em-factors .em-shape").first.wait_for()
     stored = json.loads(visit.page.evaluate("localStorage['emulsion.canvas.canvas-inpaint']"))["picture"]
     assert engine.pictures.data(stored) == made.images[0].path.read_bytes()
+
+
+def test_a_picture_of_the_hires_fix_is_compared_with_what_it_was_before(visit, engine):
+    made = engine.wait(engine.submit(GenerationRequest(prompt="a cat", steps=1, seed=77, hires=HiresFix(steps=1))))
+    visit.page.locator(".em-infotext", has_text="Seed: 77").wait_for()
+    visit.press("Before and after")
+    assert made.images[0].before_hires.name in visit.page.locator("dialog .em-over").get_attribute("src")
+    visit.page.wait_for_function("document.querySelector('dialog .em-over').naturalWidth === 64")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (800, "dark"), (1440, "light")])
