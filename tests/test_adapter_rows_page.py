@@ -11,7 +11,7 @@ import pytest
 
 from backend.engine.engine import Engine
 from backend.weights.safetensors_file import write_safetensors
-from tests.browser import SINK, Visit, chromium, served_page
+from tests.browser import SINK, Visit, served_page
 from tests.test_browser import CONTRASTS, NAME_IN_FOCUS, OVERLAPPING
 from tests.tiny_adapters import KEY, KOHYA, QUERY, lora_tensors
 from tests.tiny_checkpoint import tiny_tensors
@@ -28,12 +28,6 @@ PASTE = """([selector, text]) => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, str]]:
     with served_page(tmp_path_factory.mktemp("adapters")) as (engine, url):
         folder = engine.settings.lora_dirs[0]
@@ -43,11 +37,6 @@ def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         write_lora(folder / f"{HARMFUL}.safetensors", seed=4)
         engine.library.refresh()
         yield engine, url
-
-
-@pytest.fixture
-def engine(served: tuple[Engine, str]) -> Engine:
-    return served[0]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from backend.engine.job import JobState
 from backend.errors import UnknownPicture
 from backend.images.png_text import read_png_text
 from backend.request import GenerationRequest
-from tests.browser import PATIENCE_MS, SINK, Visit, chromium, served_page, server_with_page
+from tests.browser import PATIENCE_MS, SINK, Visit, server_with_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -63,18 +63,6 @@ CONTRASTS = """() => {
   }
   return found;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, str]]:
-    with served_page(tmp_path_factory.mktemp("browser")) as served:
-        yield served
 
 
 @pytest.fixture

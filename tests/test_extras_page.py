@@ -16,7 +16,7 @@ from backend.engine.job import JobState, JobView
 from backend.engine.upscale_request import UpscaleRequest
 from backend.request import GenerationRequest
 from backend.second_pass import HiresFix
-from tests.browser import SINK, Visit, chromium, served_page
+from tests.browser import SINK, Visit, served_page
 from tests.test_browser import CONTRASTS, OVERLAPPING
 from tests.test_img2img_page import OUTSIDE
 
@@ -35,12 +35,6 @@ GIVE = """([how, files]) => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, str]]:
     root = tmp_path_factory.mktemp("extras")
     with served_page(root) as served:
@@ -48,11 +42,6 @@ def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         upscalers.mkdir(parents=True, exist_ok=True)
         (upscalers / "torn.safetensors").write_text("<html>404</html>")
         yield served
-
-
-@pytest.fixture
-def engine(served: tuple[Engine, str]) -> Engine:
-    return served[0]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from backend.engine.job import JobState, JobView
 from backend.init_image import InitImage
 from backend.request import GenerationRequest
 from backend.second_pass import HiresFix, Rectangle
-from tests.browser import Visit, chromium, served_page
+from tests.browser import Visit
 from tests.test_browser import CONTRASTS, OVERLAPPING
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -24,23 +24,6 @@ OUTSIDE = """() => [...document.querySelectorAll("button, input, textarea, .em-c
   .filter((e) => e.checkVisibility() && !e.closest(".visually-hidden, .em-strip"))
   .filter((e) => e.getBoundingClientRect().left < 0 || e.getBoundingClientRect().right > innerWidth + 0.5)
   .map((e) => e.outerHTML.slice(0, 80))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, str]]:
-    with served_page(tmp_path_factory.mktemp("img2img")) as served:
-        yield served
-
-
-@pytest.fixture
-def engine(served: tuple[Engine, str]) -> Engine:
-    return served[0]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 
 from backend.engine.engine import Engine
 from backend.weights.safetensors_file import write_safetensors
-from tests.browser import SINK, Visit, chromium, served_page
+from tests.browser import SINK, Visit, served_page
 from tests.test_browser import CONTRASTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -29,12 +29,6 @@ def write_lora(path: Path, metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     layers = {"lora_down.weight": torch.ones(2, 16), "lora_up.weight": torch.ones(16, 2), "alpha": torch.tensor(2.0)}
     write_safetensors(path, {f"{MODULE}.{name}": tensor for name, tensor in layers.items()}, metadata)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from backend.merging.layouts import layout_of, weight_at
 from backend.merging.metadata import recipe_in
 from backend.recipe import Merge, Recipe, recipe_from
 from backend.weights.weight_file import open_weights
-from tests.browser import Visit, chromium, served_page
+from tests.browser import Visit
 from tests.test_browser import CONTRASTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -25,23 +25,6 @@ DROP = """([bytes, name]) => {
   document.querySelector(".em-merge").dispatchEvent(
     new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, str]]:
-    with served_page(tmp_path_factory.mktemp("merging")) as served:
-        yield served
-
-
-@pytest.fixture
-def engine(served: tuple[Engine, str]) -> Engine:
-    return served[0]
 
 
 @pytest.fixture

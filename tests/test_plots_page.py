@@ -13,23 +13,11 @@ from PIL import Image
 from backend.engine.batch_request import BatchRequest
 from backend.engine.engine import Engine
 from backend.engine.job import JobState
-from tests.browser import Visit, chromium, served_page
+from tests.browser import Visit
 from tests.test_browser import CONTRASTS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TIMEOUT = 60
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, str]]:
-    with served_page(tmp_path_factory.mktemp("plots")) as served:
-        yield served
 
 
 @pytest.fixture
