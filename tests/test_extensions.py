@@ -109,6 +109,7 @@ def test_what_an_extension_may_import_is_decided_here():
     assert backend.extensions.api.__all__ == [
         "BytesDone",
         "Denoise",
+        "Detector",
         "EmulsionError",
         "Event",
         "ExtensionApi",

@@ -142,6 +142,8 @@ def test_rules_are_found_by_words_of_their_explanation_and_with_keys(visit):
     tabs = visit.page.locator("[data-part=edited] button")
     tabs.nth(1).click()
     assert tabs.nth(1).get_attribute("aria-pressed") == "true"
+    # The third model, which the page chose, may not go with the others; then its report says so.
+    visit.problems[:] = [told for told in visit.problems if "422" not in told]
 
 
 def test_a_preset_of_ones_own_is_kept_used_and_removed(visit):
