@@ -219,7 +219,10 @@ def test_families_matches_and_tags_of_the_prompt_are_told(visit):
     row(visit, "large").get_by_text("denoiser: 2 of 2 modules").wait_for()
     visit.page.locator(".em-tag-chip[data-found=yes]", has_text="fog").wait_for()
     visit.page.locator(".em-tag-chip[data-found=no]", has_text="nowhere").wait_for()
+    fit = visit.page.locator(".em-fit")
+    fit.filter(has_text="nowhere").wait_for()  # whether a job fits is asked with its LoRAs
     visit.field("Go on without missing LoRAs").check()
+    fit.and_(visit.page.locator("[data-fit=yes]")).wait_for()
     visit.field("Add a LoRA").fill("pai")
     names = visit.page.locator(".em-pick-option .em-pick-name").filter(visible=True)
     assert names.all_inner_texts() == ["paint"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.adapters.patched import Patched, PlacedAdapter, patched
+from backend.memory.dry_run import CallCosts
 from backend.memory.layouts import Target
 from backend.memory.part import Part
 from backend.memory.residency import Residency
@@ -96,8 +97,6 @@ def test_parts_of_fused_weights_take_no_more_than_their_own_matrices(tmp_path):
     model = patched(base, uses, "flux")
     expected = plain(base, uses, f"{QKV}.weight")
     x = torch.randn(5, NUMBERS)
-    layer = one_layer(model, SplitLinear(NUMBERS, [third, 2 * third]), f"{QKV}") if False else None
-    del layer
     views = {"0.weight": View(f"{QKV}.weight")}
     split = held_network(
         lambda: nn.Sequential(without_bias(SplitLinear(NUMBERS, [40, 56]))), Viewed(model, views), HOST
@@ -270,6 +269,27 @@ def test_a_strength_changes_the_layer_and_none_takes_it_away(tmp_path):
     assert len({base.identity(key), some.identity(key), others.identity(key)}) == 3
     assert none is base
     assert some.identity(key) == patched(base, [place(lora, 0.8)], "flux").identity(key)
+
+
+def test_what_a_call_takes_is_found_anew_for_other_ranks_and_not_for_other_strengths(tmp_path):
+    """The products' narrow results are memory that it takes, too; matrices are weights and counted as such."""
+    base, costs, calls = flux_source(tmp_path, "fp8"), CallCosts(), []
+
+    def call(network: nn.Module, device: torch.device) -> object:
+        calls.append(1)
+        return network(torch.empty(512, NUMBERS, device=device))
+
+    def peak(*uses: PlacedAdapter) -> int:
+        source = Viewed(patched(base, list(uses), "flux"), {"0.weight": View(f"{QKV}.weight")})
+        build = lambda: nn.Sequential(Linear(NUMBERS, ROWS, bias=False))  # noqa: E731 - built anew on each call
+        return costs.of(Part("network", "network", source, HOST, build), "512 tokens", call).peak_bytes
+
+    low, high = (half(lora_tensors({FUSED: (ROWS, NUMBERS)}, rank=rank)) for rank in (1, 64))
+    assert peak() < peak(place(high))
+    assert peak(place(low)) < peak(place(high))
+    assert len(calls) == 3
+    assert peak(place(high, 0.3)) == peak(place(high))
+    assert len(calls) == 3
 
 
 def test_what_is_no_product_is_held_wide_and_said(tmp_path):

@@ -26,7 +26,7 @@ from backend.errors import OutputError
 from backend.memory.leaves import Leaf, leaves_of, on_meta
 from backend.memory.part import Part
 from backend.weights.atomic import write_atomically
-from backend.weights.packing import Packable
+from backend.weights.packing import Packable, Packing
 
 _log = logging.getLogger(__name__)
 _META = torch.device("meta")
@@ -132,9 +132,14 @@ def _read(file: Path) -> dict[str, CallCost]:
 
 def _key(part: Part, shapes: str) -> str:
     target = part.target
-    specs = [(key, part.source.spec(key)) for key in part.source.keys()]
+    specs = [(key, part.source.spec(key), _products(part.source.packing(key))) for key in part.source.keys()]
     facts = (torch.__version__, target.device.type, target.dtype, target.widens_on_use, shapes, specs)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def _products(packing: Packing | None) -> str:
+    """What a layer computes beside a packed weight; "" for nothing."""
+    return "" if packing is None or packing.low_rank is None else packing.low_rank.way
 
 
 class _Ledger:

@@ -1,5 +1,6 @@
 // Whether the job that the form describes would fit, asked for when what matters for it rests.
 
+import { tagsIn } from "./adapter_value.js";
 import { requestOf, watchForm } from "./form.js";
 import { formOf } from "./form_scope.js";
 import { watchJobs } from "./jobs.js";
@@ -21,7 +22,25 @@ const MATTERS = [
   "init",
   "hires",
   "tiles",
+  "skips_missing_adapters",
+  "name_hashes",
 ];
+
+// Of a strength it matters whether there is one, and of a prompt which LoRAs it names.
+const acts = (strength) => (typeof strength === "number" ? Number(strength !== 0) : strength);
+const withoutStrength = ({ strength, text_encoder_strength: forText, ...adapter }) => ({
+  ...adapter,
+  strength: acts(strength),
+  ...(forText === undefined ? {} : { text_encoder_strength: acts(forText) }),
+});
+const tagsOf = (prompt) => tagsIn(prompt).map(({ text }) => text).join("");
+
+/** What the server is asked: the part of a request that decides what it takes. */
+function askedOf(values) {
+  const request = requestOf(values);
+  const body = Object.fromEntries(MATTERS.filter((name) => name in request).map((name) => [name, request[name]]));
+  return { ...body, adapters: request.adapters.map(withoutStrength), prompt: tagsOf(request.prompt) };
+}
 
 export function mount({ element }) {
   const line = element.querySelector(".em-fit");
@@ -39,8 +58,7 @@ export function mount({ element }) {
   };
 
   const look = async () => {
-    const request = requestOf(values);
-    const body = Object.fromEntries(MATTERS.filter((name) => name in request).map((name) => [name, request[name]]));
+    const body = askedOf(values);
     if (typeof body.recipe === "string") return show("problem", "The recipe is no JSON.");
     const key = JSON.stringify(body);
     if (key === asked) return;
