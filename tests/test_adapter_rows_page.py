@@ -117,14 +117,19 @@ def test_rows_are_put_in_order_switched_off_sent_and_come_back(visit, engine):
     assert strength.input_value() == "0.55"
     row(visit, "paint").get_by_role("button", name="Text encoders as strong", exact=False).click()
     row(visit, "paint").get_by_role("spinbutton", name="Text encoders").fill("-0.25")
+    ranks = row(visit, "fog").get_by_role("spinbutton", name="Ranks")
+    ranks.fill("1")
     strength.press("Alt+ArrowUp")
     assert order(visit) == ["paint", "fog"]
     sent = generate(visit, engine)["adapters"]
     assert [adapter["file"]["name"] for adapter in sent] == ["paint", "fog"]
     assert [adapter["strength"] for adapter in sent] == [0.55, 1]
     assert [adapter["text_encoder_strength"] for adapter in sent] == [-0.25, None]
+    assert [adapter.get("max_rank") for adapter in sent] == [None, 1]
+    ranks.fill("")
     row(visit, "paint").get_by_role("switch").click()
-    assert [adapter["file"]["name"] for adapter in generate(visit, engine)["adapters"]] == ["fog"]
+    (only,) = generate(visit, engine)["adapters"]
+    assert (only["file"]["name"], "max_rank" in only) == ("fog", False)
 
     wait_for_rows(visit, ["paint", "fog"])
     visit.page.reload()

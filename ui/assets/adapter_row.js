@@ -6,6 +6,7 @@ import { action, element } from "./elements.js";
 import { loraPicker } from "./lora_picker.js";
 import { loraNamed } from "./lora_shelf.js";
 import { matchBadge } from "./match_badge.js";
+import { rankField } from "./rank_field.js";
 import { strengthField } from "./strength_field.js";
 
 /**
@@ -63,7 +64,7 @@ export function adapterRow({ row, change, remove, duplicate, model, hasCurves })
     checkpoint: () => model().checkpoint,
   });
   blocks.box.hidden = true;
-  const curve = hasCurves ? curveField({ curve: row.adapter.curve ?? null, onchange: setCurve }) : null;
+  const curve = hasCurves ? curveField({ curve: row.adapter.curve ?? null, onchange: (found) => setOrLeaveOut("curve", found) }) : null;
   if (curve) {
     curve.box.classList.add("em-adapter-panel");
     curve.box.hidden = true;
@@ -71,12 +72,13 @@ export function adapterRow({ row, change, remove, duplicate, model, hasCurves })
   const blocksButton = toggle("Blocks", blocks.box, () => blocks.load());
   const curveButton = curve ? toggle("Over the steps", curve.box) : null;
   const tools = element("div", "em-adapter-tools");
-  tools.append(blocksButton, ...(curve ? [curveButton] : []), action("Duplicate", duplicate));
+  const ranks = rankField({ count: row.adapter.max_rank ?? null, onchange: (count) => setOrLeaveOut("max_rank", count) });
+  tools.append(blocksButton, ...(curve ? [curveButton] : []), action("Duplicate", duplicate), ranks.box);
   box.append(head, facts, strengths, tools, badge.panel, blocks.box, ...(curve ? [curve.box] : []));
 
-  function setCurve(found) {
-    const { curve: _, ...adapter } = row.adapter;
-    row = { ...row, adapter: found ? { ...adapter, curve: found } : adapter };
+  function setOrLeaveOut(field, value) {
+    const { [field]: _, ...adapter } = row.adapter;
+    row = { ...row, adapter: value ? { ...adapter, [field]: value } : adapter };
     draw();
     change(row, true);
   }
@@ -107,10 +109,10 @@ export function adapterRow({ row, change, remove, duplicate, model, hasCurves })
     const problem = lora?.problem || (isOther ? `Trained for ${lora.family_label || lora.family}; this model is ${label || family}.` : "");
     facts.replaceChildren(
       ...(lora?.family_label ? [element("span", "em-chip", lora.family_label)] : []),
-      ...(row.adapter.max_rank ? [element("span", "em-chip", `rank ${row.adapter.max_rank}`)] : []),
       ...(problem ? [element("span", "em-adapter-warning", problem)] : []),
     );
     facts.hidden = !facts.childElementCount;
+    ranks.show(row.adapter.max_rank ?? null, lora?.rank?.[1]);
   }
 
   draw();
