@@ -145,7 +145,7 @@ class Recipe:
 
 
 def with_hashes(recipe: Recipe, hashes: Mapping[str, str]) -> Recipe:
-    """The recipe in which files carry the SHA-256 that `hashes` has under their names."""
+    """The recipe in which files carry the SHA-256 that `hashes` has under their names, and no other hash."""
     return replace(recipe, root=_hashed(recipe.root, hashes))
 
 
@@ -188,7 +188,7 @@ def _files(node: Node) -> Iterator[FileRef]:
 
 def _hashed(node: Node, hashes: Mapping[str, str]) -> Node:
     def known(file: FileRef) -> FileRef:
-        return replace(file, sha256=hashes.get(file.name, file.sha256))
+        return FileRef(name=file.name, sha256=hashes[file.name]) if file.name in hashes else file
 
     match node:
         case CheckpointInput():
@@ -206,7 +206,7 @@ def _mapping(node: Node, *, nameless: bool = False) -> dict[str, Any]:
     def file(ref: FileRef) -> dict[str, str]:
         if nameless and ref.sha256:
             return {"sha256": ref.sha256}
-        return {"name": ref.name, **({"sha256": ref.sha256} if ref.sha256 else {})}
+        return {name: text for name, text in vars(ref).items() if text or name == "name"}
 
     match node:
         case CheckpointInput():

@@ -17,9 +17,10 @@ from backend.adapters.training_tags import MAX_CHARACTERS, MAX_TAGS, trained_tag
 from backend.engine.library import Library
 from backend.engine.lora_notes import LoraNotes, read_notes, write_notes
 from backend.engine.recipe_files import read_recipe, write_recipe
+from backend.engine.recipe_inputs import find_inputs, without_hashes
 from backend.errors import AmbiguousName, NotWritable, UnknownName
 from backend.families.builtin import BUILTIN
-from backend.recipe import CheckpointInput, FileRef, Recipe
+from backend.recipe import AdapterUse, CheckpointInput, FileRef, Recipe, WithAdapters, recipe_from
 from backend.weights.hashing import HashCache, hashes_of_safetensors, sha256_of
 from backend.weights.safetensors_file import write_safetensors
 from tests.tiny_adapters import sd1_lora
@@ -335,3 +336,31 @@ def test_recipes_do_not_vanish_while_the_folders_are_looked_at_again(tmp_path, m
     library.refresh()
     assert seen == [names]
     assert [entry.name for entry in library.checkpoints()] == names
+
+
+def test_a_recipe_knows_its_loras_by_their_tensors(folder, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    write_tiny_checkpoint(checkpoints / "a.safetensors")
+    path = write_lora(folder / "cat.safetensors")
+    library = Library((checkpoints,), (), (), list(BUILTIN), HashCache(tmp_path / "hashes.json"), lora_dirs=(folder,))
+    model = CheckpointInput(file=FileRef(name="a"))
+    plain = Recipe(root=WithAdapters(model=model, adapters=(AdapterUse(file=FileRef(name="cat")),)))
+    recipe = library.hash(library.made_entry(plain, "mix")).recipe
+    assert recipe is not None
+    _, file = recipe.files()
+    assert (file.sha256, file.tensors) == hashes_of_safetensors(path)
+    assert recipe_from(recipe.to_mapping()) == recipe
+    assert without_hashes(recipe) == plain
+
+    library.edit_lora_metadata(library.find_lora("cat"), {"modelspec.title": "A cat"})
+    path.rename(folder / "dog.safetensors")
+    library.refresh()
+    library.lora_hash(library.find_lora("dog"))
+    found = find_inputs(recipe, library)
+    assert (found.notices, found.paths[1].name) == ((), "dog.safetensors")
+    write_lora(folder / "cat.safetensors", seed=8)
+    (folder / "dog.safetensors").unlink()
+    library.refresh()
+    library.lora_hash(library.find_lora("cat"))
+    (notice,) = find_inputs(recipe, library).notices
+    assert "cat is another file" in notice

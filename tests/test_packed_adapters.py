@@ -284,9 +284,8 @@ def test_what_a_call_takes_is_found_anew_for_other_ranks_and_not_for_other_stren
         build = lambda: nn.Sequential(Linear(NUMBERS, ROWS, bias=False))  # noqa: E731 - built anew on each call
         return costs.of(Part("network", "network", source, HOST, build), "512 tokens", call).peak_bytes
 
-    low, high = (half(lora_tensors({FUSED: (ROWS, NUMBERS)}, rank=rank)) for rank in (1, 64))
-    assert peak() < peak(place(high))
-    assert peak(place(low)) < peak(place(high))
+    low, high = (half(lora_tensors({FUSED: (ROWS, NUMBERS)}, rank=rank)) for rank in (1, 16))
+    assert peak() <= peak(place(low)) < peak(place(high))
     assert len(calls) == 3
     assert peak(place(high, 0.3)) == peak(place(high))
     assert len(calls) == 3

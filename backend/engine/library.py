@@ -240,11 +240,11 @@ class Library:
         """
         if entry.recipe is not None:
             try:
-                paths = find_inputs(entry.recipe, self).paths
+                found = find_inputs(entry.recipe, self)
             except UnknownName as error:
                 raise FileNotFoundError(errno.ENOENT, str(error)) from error
-            for path in paths:
-                self.hash_of(path)
+            for path in found.paths:
+                _ = self._hashes.hash_of_tensors(path) if path in found.loras else self.hash_of(path)
             hashed = self.made_entry(entry.recipe, entry.name, entry.path)
         else:
             hashed = dataclasses.replace(entry, sha256=self._hashes.hash(entry.path))
@@ -264,6 +264,12 @@ class Library:
         """SHA-256 of a file if it was computed before; None also for a file that is gone."""
         with suppress(OSError):
             return self._hashes.known(path)
+        return None
+
+    def known_lora_hash(self, path: Path) -> str | None:
+        """`lora_hash` of a file if it was computed before; None also for a file that is gone."""
+        with suppress(OSError):
+            return self._hashes.known_of_tensors(path)
         return None
 
     def _checkpoint_files(self) -> Iterator[tuple[str, Path]]:
@@ -332,6 +338,9 @@ class _Inputs:
 
     def known_hash(self, path: Path) -> str | None:
         return self._library.known_hash(path)
+
+    def known_lora_hash(self, path: Path) -> str | None:
+        return self._library.known_lora_hash(path)
 
 
 def _first_model(node: Node) -> CheckpointInput:

@@ -49,16 +49,19 @@ class InputLibrary(Protocol):
 
     def known_hash(self, path: Path) -> str | None: ...
 
+    def known_lora_hash(self, path: Path) -> str | None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRecipe:
     """A recipe in the library's own names, with the hashes that are known.
 
-    paths: of the files, in the order of `recipe.files()`. notices: for the user.
+    paths: of the files, in the order of `recipe.files()`. loras: which of them are LoRAs. notices: for the user.
     """
 
     recipe: Recipe
     paths: tuple[Path, ...]
+    loras: frozenset[Path]
     notices: tuple[str, ...]
 
     def path_of(self, file: FileRef) -> Path:
@@ -76,7 +79,8 @@ def find_inputs(recipe: Recipe, library: InputLibrary) -> FoundRecipe:
     found = dataclasses.replace(recipe, root=root)
     recipe_from(found.to_mapping())  # refuses what has become too deep
     paths = tuple(finder.paths[id(file)] for file in found.files())
-    return FoundRecipe(recipe=found, paths=paths, notices=tuple(dict.fromkeys(finder.notices)))
+    notices = tuple(dict.fromkeys(finder.notices))
+    return FoundRecipe(recipe=found, paths=paths, loras=frozenset(finder.loras), notices=notices)
 
 
 def without_hashes(recipe: Recipe) -> Recipe:
@@ -88,6 +92,7 @@ class _Finder:
     def __init__(self, library: InputLibrary) -> None:
         self._library = library
         self.paths: dict[int, Path] = {}  # by the id of a FileRef, all of which end up in the recipe
+        self.loras: set[Path] = set()
         self.notices: list[str] = []
 
     def node(self, node: Node) -> Node:
@@ -103,10 +108,7 @@ class _Finder:
             case Merge():
                 return dataclasses.replace(node, models=tuple(self.node(model) for model in node.models))
             case WithAdapters():
-                adapters = tuple(
-                    dataclasses.replace(use, file=self._file(use.file, self._entry(use.file, library.find_lora)))
-                    for use in node.adapters
-                )
+                adapters = tuple(dataclasses.replace(use, file=self._lora(use.file)) for use in node.adapters)
                 return dataclasses.replace(node, model=self.node(node.model), adapters=adapters)
             case WithVae():
                 vae = self._file(node.vae, self._entry(node.vae, library.find_vae))
@@ -114,19 +116,35 @@ class _Finder:
 
     def _entry(self, file: FileRef, find: Callable[[str], _E]) -> _E:
         """The file with these contents, whatever it is called here, or else that of this name."""
-        if file.sha256:
+        for digits in filter(None, (file.tensors, file.sha256)):
             try:
-                return find(file.sha256)
+                return find(digits)
             except UnknownName:
                 pass
         return find(file.name)
 
     def _file(self, file: FileRef, entry: Entry) -> FileRef:
         known = self._library.known_hash(entry.path)
-        if file.sha256 and known and known != file.sha256:
+        self._compare(entry, file.sha256, known)
+        return self._found(FileRef(name=entry.name, sha256=known or ""), entry)
+
+    def _lora(self, file: FileRef) -> FileRef:
+        """Other metadata make it no other LoRA, where the hash of its tensors is known."""
+        entry = self._entry(file, self._library.find_lora)
+        self.loras.add(entry.path)
+        known, tensors = self._library.known_hash(entry.path), self._library.known_lora_hash(entry.path)
+        if file.tensors:
+            self._compare(entry, file.tensors, tensors)
+        else:
+            self._compare(entry, file.sha256, known)
+        return self._found(FileRef(name=entry.name, sha256=known or "", tensors=tensors or ""), entry)
+
+    def _compare(self, entry: Entry, meant: str, known: str | None) -> None:
+        if meant and known and known != meant:
             self.notices.append(
                 f"{entry.name} is another file than the one that the recipe was written for: its contents differ."
             )
-        found = FileRef(name=entry.name, sha256=known or "")
-        self.paths[id(found)] = entry.path
-        return found
+
+    def _found(self, file: FileRef, entry: Entry) -> FileRef:
+        self.paths[id(file)] = entry.path
+        return file
