@@ -300,6 +300,14 @@ def test_alpha_of_zero_is_said():
     assert any("alpha is 0" in notice for notice in report.notices())
 
 
+def test_metadata_that_are_too_large_are_said_and_change_nothing(tmp_path: Path):
+    path = tmp_path / "cat.safetensors"
+    write_safetensors(path, sd1_lora(), {"ss_tag_frequency": "x" * 5 * 2**20, "ss_base_model_version": "sd_v1"})
+    report = open_adapter(path).report(specs_of(sd1_source()), "sd1")
+    assert (report.trained_for, report.num_matched, report.num_modules) == ("sd1", 4, 4)
+    assert any("not read: ss_tag_frequency" in notice for notice in report.notices())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_are_none_are_refused_by_name(value: float):
     tensors = sd1_lora()

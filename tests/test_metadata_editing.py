@@ -105,6 +105,17 @@ def test_what_could_not_be_read_again_is_refused(lora, changes):
     assert lora.read_bytes() == before
 
 
+def test_what_is_too_large_to_be_read_is_removed_by_its_name_alone(lora):
+    write_safetensors(lora, TENSORS, {"title": "old", "tags": "x" * (MAX_METADATA_VALUE_BYTES + 1)})
+    before = lora.read_bytes()
+    with pytest.raises(RequestError, match="Remove it") as caught:
+        edit_metadata(lora, {"title": "new"})
+    assert caught.value.field == "metadata.tags"
+    assert lora.read_bytes() == before
+    assert edit_metadata(lora, {"title": "new", "tags": None}) == {"title": "new"}
+    assert open_safetensors(lora).left_out == {}
+
+
 def test_a_protected_file_is_refused(lora):
     lora.chmod(0o444)
     before = lora.read_bytes()

@@ -289,7 +289,7 @@ def test_a_name_that_stands_twice_is_told(tmp_path):
         ({"__metadata__": {"a": None}}, "no texts"),
         ({"__metadata__": {"a": {"b": "c"}}}, "no texts"),
         ({"__metadata__": {"a": "\ud800"}}, "no texts"),
-        ({"__metadata__": {"a": "x" * (4 * 2**20)}}, "larger than any"),
+        ({"__metadata__": {"x" * (4 * 2**20 + 1): "a"}}, "larger than any"),
         ({"__metadata__": {str(i): "x" * 2**20 for i in range(17)}}, "larger than any"),
     ],
     ids=lambda value: str(value)[:40] if not isinstance(value, str) else None,
@@ -297,6 +297,16 @@ def test_a_name_that_stands_twice_is_told(tmp_path):
 def test_a_damaged_header_is_told(tmp_path, header, words):
     with pytest.raises(BadCheckpoint, match=words):
         open_safetensors(write_raw(tmp_path / "x.safetensors", header, b"123"))
+
+
+def test_of_metadata_that_are_too_large_the_names_are_kept_and_the_tensors_are_read(tmp_path):
+    texts = {"kept": "x" * 4 * 2**20, "tags": "x" * (4 * 2**20 + 1), "more": "x" * 9 * 2**20}
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": torch.ones(2)}, texts)
+    file = open_safetensors(path)
+    assert file.metadata == {"kept": texts["kept"]}
+    assert file.left_out == {"tags": 4 * 2**20 + 1, "more": 9 * 2**20}
+    assert file.read("a").tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "Q8", ""])

@@ -39,14 +39,19 @@ def open_adapter(path: Path) -> Adapter:
 
     Raises BadCheckpoint, PickleRefused or UnsupportedCheckpoint, which say what the file is instead.
     """
-    return Adapter(open_safetensors(path))
+    source = open_safetensors(path)
+    return Adapter(source, left_out=tuple(source.left_out))
 
 
 class Adapter:
-    """Modules of an adapter by name, none of which is read until it is asked for. Raises UnsupportedCheckpoint."""
+    """Modules of an adapter by name, none of which is read until it is asked for. Raises UnsupportedCheckpoint.
 
-    def __init__(self, source: WeightSource) -> None:
+    left_out: names of metadata that are not among those of the source, as they are too large.
+    """
+
+    def __init__(self, source: WeightSource, *, left_out: tuple[str, ...] = ()) -> None:
         keys = source.keys()
+        self.left_out = left_out
         self.source = source
         self.embeddings = tuple(dict.fromkeys(name for key in keys if (name := bundled_embedding(key))))
         self.modules, others = modules_of(dict.fromkeys(key for key in keys if not bundled_embedding(key)))
@@ -155,6 +160,7 @@ class Adapter:
             needs_control=any(found.format is CONTROL_LORA for found in fitting),
             embeddings=self.embeddings,
             others=self.others,
+            left_out=self.left_out,
             num_bytes=self.num_bytes,
         )
 

@@ -30,7 +30,7 @@ class AdapterReport:
     hint: what the LoRA of a distilled model needs to be used with, "" for others.
     needs_control: whether it follows a control picture, which is not there.
     embeddings: textual inversions that come with it.
-    others: keys that belong to no module.
+    others: keys that belong to no module. left_out: names of metadata that are too large to be read.
     """
 
     path: Path
@@ -51,6 +51,7 @@ class AdapterReport:
     needs_control: bool = False
     embeddings: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     num_bytes: int = 0
 
     @property
@@ -97,6 +98,8 @@ class AdapterReport:
             found.append(_CONTROL)
         if self.embeddings:
             found.append(f"It brings textual inversions: {_listed(self.embeddings)}.")
+        if self.left_out:
+            found.append(f"Texts of more than 4 MiB in its metadata are not read: {_listed(self.left_out)}.")
         return tuple(found)
 
     def _why(self) -> str:

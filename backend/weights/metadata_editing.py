@@ -30,6 +30,8 @@ _ALIGNMENT = 8
 def edit_metadata(path: Path, changes: Mapping[str, str | None]) -> dict[str, str]:
     """Write texts into a file's metadata, and leave out those that become None. Returns all that it has then.
 
+    A text that is too large to be read would be lost; it has to be among the changes.
+
     Everything else stays: the tensors' bytes, and with them the hash behind the header. The new file takes the old
     one's place in one step, so it needs room beside it.
     Raises RequestError for an entry that no file should have, FileError for what is no safetensors file,
@@ -39,8 +41,11 @@ def edit_metadata(path: Path, changes: Mapping[str, str | None]) -> dict[str, st
         _check_entry(key, value)
     path = path.resolve()  # of a link, the file is changed
     with opened(path) as (file, status):
-        metadata = dict(read_header(path, file, status.st_size).metadata)
-        metadata = {key: value for key, value in {**metadata, **changes}.items() if value is not None}
+        found = read_header(path, file, status.st_size)
+        for key in found.left_out.keys() - changes.keys():
+            raise RequestError(f"metadata.{key[:100]}", f"has {found.left_out[key]:,} bytes, which is too much to be "
+                               "read and written again. Remove it with the same change.")  # fmt: skip
+        metadata = {key: value for key, value in {**found.metadata, **changes}.items() if value is not None}
         header = _header(file, metadata)
         _check_writable(path, status, len(header))
         with atomic_file(path, replace=True) as new:

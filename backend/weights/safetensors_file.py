@@ -32,11 +32,15 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 
 
 class SafetensorsFile:
-    """A file of which nothing but its header is in memory; what `read` returns are views, as StoredFile has them."""
+    """A file of which nothing but its header is in memory; what `read` returns are views, as StoredFile has them.
+
+    left_out: bytes of metadata that are too large to be kept, by their names.
+    """
 
     def __init__(self, header: Header, file: StoredFile) -> None:
         self.origin = file.path
         self.metadata: Mapping[str, str] = header.metadata
+        self.left_out: Mapping[str, int] = header.left_out
         self._entries = header.entries
         self._file = file
         self._fp8 = {dtype: Fp8(dtype) for dtype in FP8}

@@ -10,7 +10,7 @@ import codecs
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,10 +70,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """The checked content of a header."""
+    """The checked content of a header. left_out: bytes of texts that are too large to be kept, by their names."""
 
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
+    left_out: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def read_header(path: Path, file: BinaryIO, size: int) -> Header:
@@ -97,8 +98,8 @@ def read_header(path: Path, file: BinaryIO, size: int) -> Header:
         content: dict[str, Any] = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(path, f"its header cannot be read ({error}). Download it again.") from error
-    metadata = _checked_metadata(path, content.pop("__metadata__", {}))
-    return Header(entries=_checked_entries(path, content, 8 + length, size), metadata=metadata)
+    metadata, left_out = _checked_metadata(path, content.pop("__metadata__", {}))
+    return Header(entries=_checked_entries(path, content, 8 + length, size), metadata=metadata, left_out=left_out)
 
 
 def is_possible_name(name: str) -> bool:
@@ -149,17 +150,21 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _checked_metadata(path: Path, metadata: Any) -> dict[str, str]:
+def _checked_metadata(path: Path, metadata: Any) -> tuple[dict[str, str], dict[str, int]]:
+    """What is kept, and bytes of what is not: some trainers write megabytes of tags, which nobody needs for weights."""
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise BadCheckpoint(path, "the metadata in its header are no texts. Download it again.")
     texts: dict[str, str] = metadata
     try:
-        sizes = [len(key.encode()) + len(value.encode()) for key, value in texts.items()]
+        sizes = {key: (len(key.encode()), len(value.encode())) for key, value in texts.items()}
     except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold and text cannot
         raise BadCheckpoint(path, "the metadata in its header are no texts. Download it again.") from error
-    if sum(sizes) > MAX_METADATA_BYTES or max(sizes, default=0) > MAX_METADATA_VALUE_BYTES:
+    left_out = {key: value for key, (_, value) in sizes.items() if value > MAX_METADATA_VALUE_BYTES}
+    kept = {key: value for key, value in texts.items() if key not in left_out}
+    total = sum(length for key in kept for length in sizes[key])
+    if total > MAX_METADATA_BYTES or any(name > MAX_METADATA_VALUE_BYTES for name, _ in sizes.values()):
         raise BadCheckpoint(path, "the metadata in its header are larger than any checkpoint's.")
-    return texts
+    return kept, left_out
 
 
 def _checked_entries(path: Path, content: dict[str, Any], data_start: int, size: int) -> dict[str, Entry]:
