@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.adapters.lora_facts import lora_facts
+from backend.adapters.lora_facts import LoraFacts, lora_facts
 from backend.adapters.training_tags import MAX_CHARACTERS, MAX_TAGS, trained_tags
 from backend.engine.library import Library
+from backend.engine.lora_facts_cache import LoraFactsCache
 from backend.engine.lora_notes import LoraNotes, read_notes, write_notes
 from backend.engine.recipe_files import read_recipe, write_recipe
 from backend.engine.recipe_inputs import find_inputs, without_hashes
@@ -198,6 +199,64 @@ def test_editing_metadata_keeps_the_hash_of_the_tensors_known(folder):
     (folder / "cat.safetensors").chmod(0o444)
     with pytest.raises(NotWritable):
         library.edit_lora_metadata(entry, {"a": None})
+
+
+def test_facts_are_kept_over_a_restart(tmp_path, folder, monkeypatch):
+    path = write_lora(folder / "cat.safetensors", ss_output_name="mine", ss_tag_frequency='{"a": {"fur": 3}}')
+    (folder / "bad.safetensors").write_bytes(b"x")
+    file, read = tmp_path / "facts.json", []
+    first = LoraFactsCache(file)
+    facts = first.of(path)
+    assert first.of(folder / "bad.safetensors").problem
+    first.save()
+
+    def counted(path: Path) -> LoraFacts:
+        read.append(path.name)
+        return lora_facts(path)
+
+    monkeypatch.setattr("backend.engine.lora_facts_cache.lora_facts", counted)
+    again = LoraFactsCache(file)
+    assert (again.of(path), read) == (facts, [])
+    assert facts.trained_tags == (("fur", 3),)
+    again.of(folder / "bad.safetensors")  # what could not be read may be readable now
+    write_lora(path, ss_output_name="another")
+    assert again.of(path).alias == "another"
+    assert read == ["bad.safetensors", "cat.safetensors"]
+    again.keep_only([])
+    again.save()
+    assert json.loads(file.read_bytes())["files"] == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("{", ""),
+        ("{", "[" * 100_000),
+        ('"read_by": "', '"read_by": "old '),
+        ('"files": {', '"files": [{'),
+        ('"ranks": [', '"ranks": ["1", '),
+        ('"title": ""', '"title": 5'),
+        ('"title": ""', '"title": "", "more": ""'),
+        ('"trained_tags": []', '"trained_tags": [5]'),
+    ],
+)
+def test_damaged_facts_cost_time_and_nothing_else(tmp_path, folder, old, new):
+    path, file = write_lora(folder / "cat.safetensors"), tmp_path / "facts.json"
+    first = LoraFactsCache(file)
+    facts = first.of(path)
+    first.save()
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    assert LoraFactsCache(file).of(path) == facts
+
+
+def test_facts_that_cannot_be_written_are_known_all_the_same(tmp_path, folder, caplog):
+    (tmp_path / "file").touch()
+    cache = LoraFactsCache(tmp_path / "file" / "facts.json")
+    assert cache.of(write_lora(folder / "cat.safetensors")).family == ""
+    cache.save()
+    assert "not remembered" in caplog.text
 
 
 def test_facts_change_with_the_file_and_a_file_that_is_gone_says_so(folder):

@@ -197,6 +197,7 @@ class Engine:
         library = Library(
             settings.checkpoint_dirs, settings.vae_dirs, settings.text_encoder_dirs, list(catalog.families), hashes,
             lora_dirs=settings.lora_dirs, recipe_dirs=settings.recipe_dirs,
+            lora_facts=settings.data_dir / "lora-facts.json",
         )  # fmt: skip
         journal = Journal.open(settings.data_dir / "jobs.sqlite") if persistent else Journal.in_memory()
         boards = BoardStore.open(settings.data_dir / "boards.sqlite") if persistent else BoardStore.in_memory()
@@ -490,6 +491,7 @@ class Engine:
             self._journal.put_back(view.id)
         self._journal.close()
         self.boards.close()
+        self.library.close()
 
     @property
     def _preferences_file(self) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.adapters.lora_facts import LoraFacts
+from backend.engine.lora_facts_cache import LoraFactsCache
 from backend.engine.lora_library import LoraEntry, LoraLibrary
 from backend.engine.recipe_files import read_recipe
 from backend.engine.recipe_inputs import Entry, find_inputs
@@ -125,14 +126,17 @@ class Library:
         *,
         lora_dirs: Sequence[Path] = (),
         recipe_dirs: Sequence[Path] = (),
+        lora_facts: Path | None = None,
     ) -> None:
+        """lora_facts: where it is kept what LoRAs tell of themselves; None for nowhere."""
         self._checkpoint_dirs = tuple(checkpoint_dirs)
         self._vae_dirs = tuple(vae_dirs)
         self._text_encoder_dirs = tuple(text_encoder_dirs)
         self._recipe_dirs = tuple(recipe_dirs)
         self._families = tuple(families)
         self._hashes = hashes
-        self._loras = LoraLibrary(lora_dirs, hashes)
+        self._lora_facts = LoraFactsCache(lora_facts)
+        self._loras = LoraLibrary(lora_dirs, hashes, self._lora_facts)
         self._lock = threading.Lock()
         self._seen: dict[Path, tuple[int, int, CheckpointEntry]] = {}
         self._listing = _Listing()
@@ -158,6 +162,10 @@ class Library:
     def refresh_loras(self) -> None:
         """Look at the folders of LoRAs again."""
         self._loras.refresh()
+
+    def close(self) -> None:
+        """Write down what was found out and is not kept yet."""
+        self._lora_facts.save()
 
     def checkpoints(self) -> list[CheckpointEntry]:
         return list(self._listing.checkpoints)

@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.adapters.lora_facts import LoraFacts, lora_facts
+from backend.adapters.lora_facts import LoraFacts
+from backend.engine.lora_facts_cache import LoraFactsCache
 from backend.errors import AmbiguousName, UnknownName
 from backend.weights.hashing import HashCache
 from backend.weights.metadata_editing import edit_metadata
@@ -38,19 +39,19 @@ class LoraEntry:
 class LoraLibrary:
     """The files as they were at the last look. A header is read when it is first asked for, and when it changed."""
 
-    def __init__(self, folders: Sequence[Path], hashes: HashCache) -> None:
+    def __init__(self, folders: Sequence[Path], hashes: HashCache, facts: LoraFactsCache) -> None:
         self._folders = tuple(folders)
         self._hashes = hashes
         self._entries: tuple[LoraEntry, ...] = ()
-        self._facts: dict[Path, tuple[tuple[int, int], LoraFacts]] = {}
+        self._facts = facts
         self._editing = threading.Lock()
         self._hashing = threading.Lock()  # two that look for a hash compute each file's once
 
     def refresh(self) -> None:
         """Look at the folders again."""
         entries = sorted(_listed(self._folders), key=lambda entry: entry.name.casefold())
-        paths = {entry.path for entry in entries}
-        self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
+        self._facts.keep_only([entry.path for entry in entries])
+        self._facts.save()
         self._entries = tuple(entries)
 
     def entries(self) -> list[LoraEntry]:
@@ -59,17 +60,7 @@ class LoraLibrary:
 
     def facts(self, entry: LoraEntry) -> LoraFacts:
         """What the header tells; every file has facts, and a problem where it cannot be used."""
-        try:
-            status = entry.path.stat()
-        except OSError as error:
-            return LoraFacts(problem=f"{entry.path.name}: it cannot be read ({error.strerror}).", formats={})
-        state = (status.st_size, status.st_mtime_ns)
-        known = self._facts.get(entry.path)
-        if known and known[0] == state:
-            return known[1]
-        facts = lora_facts(entry.path)
-        self._facts[entry.path] = (state, facts)
-        return facts
+        return self._facts.of(entry.path)
 
     def find(self, name: str) -> LoraEntry:
         """By name, with or without folder and ending, by path, by the start of a hash that is known, or by alias.
