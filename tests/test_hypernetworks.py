@@ -22,6 +22,7 @@ from backend.engine.job import JobState
 from backend.engine.settings import Settings
 from backend.errors import AdapterDoesNotFit, BadCheckpoint, FileError, NotSupported, PickleRefused, UnknownName
 from backend.families.hypernetwork_files import HypernetworkFile, read_hypernetwork
+from backend.http.hypernetworks import hypernetworks_router
 from backend.http.sdapi.listings import listings_router
 from backend.images.png_text import read_png_text
 from backend.memory.layouts import Target
@@ -411,3 +412,15 @@ def test_the_keys_of_old_pictures_become_a_tag() -> None:
     restored = request_from_infotext(read_infotext(text))
     assert restored.fields["prompt"] == "a cat<hypernet:anime:0.6>"
     assert restored.notices == []
+
+
+def test_clients_are_told_what_there_is(engine: Engine, root: Path) -> None:
+    write_hypernetwork(root, "more/paint", content(16, 32))
+    app = FastAPI()
+    app.include_router(hypernetworks_router(engine))
+    assert TestClient(app).get("/api/v1/hypernetworks").json() == {
+        "hypernetworks": [
+            {"name": "anime", "file": "anime.safetensors"},
+            {"name": "more/paint", "file": "paint.safetensors"},
+        ]
+    }

@@ -36,6 +36,8 @@ def served(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     with served_page(tmp_path_factory.mktemp("loras")) as (engine, url):
         for name, metadata in LORAS.items():
             write_lora(engine.settings.lora_dirs[0] / f"{name}.safetensors", metadata)
+        write_safetensors(engine.settings.embedding_dirs[0] / "st.ar.safetensors", {"emb_params": torch.ones(2, 16)})
+        write_safetensors(engine.settings.hypernetwork_dirs[0] / "more" / "anime.safetensors", {"x": torch.ones(1)})
         engine.library.refresh()
         yield engine, url
 
@@ -100,6 +102,27 @@ def test_a_click_puts_the_tag_and_its_words_into_the_prompt_and_another_takes_th
     visit.field("Prompt").fill("a cat")
     open_tab(visit)
     assert card(visit, "ink").get_attribute("aria-pressed") == "false"
+
+
+def test_textual_inversions_and_hypernetworks_are_cards_of_their_own_kind(visit):
+    visit.turn_to("txt2img")
+    visit.field("Prompt").fill("a stxar, a cat")
+    open_tab(visit)
+    for kind, name, piece in (
+        ("Textual inversions", "st.ar", "a stxar, a cat, st.ar"),
+        ("Hypernetworks", "anime", "a stxar, a cat <hypernet:more/anime:1>"),
+    ):
+        visit.field("Kind").select_option(kind)
+        card(visit, name).wait_for()
+        assert len(names(visit)) == 1
+        assert card(visit, name).get_attribute("aria-pressed") == "false"
+        card(visit, name).click()
+        assert prompt(visit) == piece
+        assert card(visit, name).get_attribute("aria-pressed") == "true"
+        card(visit, name).click()
+        assert prompt(visit) == "a stxar, a cat"
+    visit.field("Kind").select_option("LoRAs")
+    card(visit, "ink").wait_for()
 
 
 def test_shift_and_a_click_ask_for_a_row(visit):

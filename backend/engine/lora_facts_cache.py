@@ -107,7 +107,8 @@ def _entry(entry: Any) -> tuple[str, LoraFacts] | None:
     tags, ranks = _tags(values["trained_tags"]), values["ranks"]
     if tags is None or values.keys() != LoraFacts.__dataclass_fields__.keys():
         return None
-    return state, LoraFacts(**{**values, "trained_tags": tags, "ranks": None if ranks is None else tuple(ranks)})
+    facts: dict[str, Any] = {**values, "trained_tags": tags, "ranks": None if ranks is None else tuple(ranks)}
+    return state, LoraFacts(**facts)
 
 
 def _tags(found: list[Any]) -> tuple[tuple[str, int], ...] | None:

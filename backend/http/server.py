@@ -22,6 +22,7 @@ from backend.http.embeddings import embeddings_router, sdapi_embeddings_router
 from backend.http.errors import add_error_answers
 from backend.http.files import files_router
 from backend.http.guard import Guard
+from backend.http.hypernetworks import hypernetworks_router
 from backend.http.job_feed import JobFeed
 from backend.http.jobs import jobs_router
 from backend.http.loras import loras_router
@@ -89,6 +90,7 @@ def build_app(engine: Engine, security: Security, *, folders: Mapping[str, Path]
     app.include_router(recipes_router(engine))
     app.include_router(loras_router(engine))
     app.include_router(embeddings_router(engine))
+    app.include_router(hypernetworks_router(engine))
     app.include_router(plots_router(engine))
     app.include_router(pictures_router(engine))
     app.include_router(upscaling_router(engine))

@@ -6,13 +6,14 @@ import { watchForm } from "./form.js";
 import { detailsPanel } from "./lora_details.js";
 import { cardGrid } from "./lora_grid.js";
 import { familiesOf, foldersIn, shownOf, SORTS, wayTo } from "./lora_list.js";
-import { finderOf, insertLora, promptNow, removeLora, tagOf, tagsIn, watchPrompt, weightOf } from "./lora_prompt.js";
+import { counted, KINDS, LORA, othersOf, pieceOf, placesOf } from "./lora_others.js";
+import { finderOf, insertLora, insertPiece, promptNow, removeLora, removePieces, tagOf, tagsIn, UNFIT, watchPrompt, weightOf } from "./lora_prompt.js";
 import { clearLine, note, tellProblem, useLine } from "./messages.js";
 import { ask } from "./server.js";
 
 const KEY = "emulsion.loras";
 const PAUSE_MS = 120;
-const VIEW = { text: "", sort: "name", family: "", fits: false, folder: "" };
+const VIEW = { kind: LORA, text: "", sort: "name", family: "", fits: false, folder: "" };
 
 export function mount({ element: host, props }) {
   new LoraTab(host.querySelector(".em-loras"), props.value?.folders ?? []);
@@ -25,6 +26,7 @@ class LoraTab {
     this.find = (name) => root.querySelector(`[data-part=${name}]`);
     this.view = { ...VIEW, ...kept() };
     this.loras = [];
+    this.others = []; // of the kind that is shown, where that is another
     this.finder = () => null;
     this.used = new Map(); // as of usedIn
     this.checkpoint = "";
@@ -40,9 +42,12 @@ class LoraTab {
     try {
       const [{ loras }, { checkpoints }] = await Promise.all([ask("api/v1/loras"), ask("api/v1/checkpoints")]);
       this.families = new Map(checkpoints.map((entry) => [entry.name, entry.family]));
+      const { kind } = this.view;
+      const others = kind === LORA ? [] : await othersOf(kind);
+      if (kind === this.view.kind) this.others = others; // or else another one is under way
       this.take(loras);
     } catch (error) {
-      tellProblem(`The LoRAs could not be listed: ${error.message}`);
+      tellProblem(`The files could not be listed: ${error.message}`);
     }
   }
 
@@ -51,9 +56,9 @@ class LoraTab {
     const isSame = (lora) => JSON.stringify(before.get(lora.name)) === JSON.stringify(lora);
     this.loras = loras.map((lora) => (isSame(lora) ? before.get(lora.name) : lora)); // which keeps its card
     this.finder = finderOf(this.loras);
-    this.grid.keepOnly(this.loras);
-    if (!loras.some(({ family }) => family === this.view.family)) this.view.family = "";
-    if (!loras.some((lora) => `${lora.folder}/`.startsWith(`${this.view.folder}/`))) this.view.folder = "";
+    this.grid.keepOnly([...this.loras, ...this.others]);
+    if (!this.files.some(({ family }) => family === this.view.family)) this.view.family = "";
+    if (!this.files.some(({ folder }) => `${folder}/`.startsWith(`${this.view.folder}/`))) this.view.folder = "";
     this.used = this.usedIn(promptNow());
     this.draw();
   }
@@ -62,23 +67,29 @@ class LoraTab {
   isUsed = (lora) => this.used.has(lora);
   tagOf = (lora) => tagOf(lora, this.finder);
 
+  /** Of the kind that is shown. */
+  get files() {
+    return this.view.kind === LORA ? this.loras : this.others;
+  }
+
   draw() {
-    const { view, loras } = this;
-    const fitting = this.families.get(this.checkpoint) ?? "";
-    const shown = shownOf(loras, view, fitting);
+    const { view, files } = this;
+    const fitting = view.kind === LORA ? (this.families.get(this.checkpoint) ?? "") : "";
+    const shown = shownOf(files, view, fitting);
+    this.find("kind").firstElementChild.value = view.kind;
     this.find("sort").firstElementChild.value = view.sort;
     this.drawFamilies();
     this.find("fits").checked = view.fits;
     this.find("fits").disabled = !fitting;
     this.drawFolders();
-    this.find("count").textContent = shown.length === loras.length ? counted(loras.length) : `${shown.length} of ${counted(loras.length)}`;
+    this.find("count").textContent = `${shown.length === files.length ? "" : `${shown.length} of `}${counted(files.length, view.kind)}`;
     this.drawNone(shown.length === 0);
     this.grid.show(shown);
     this.details.mark();
   }
 
   drawFamilies() {
-    const options = [["", "All families"], ...familiesOf(this.loras)];
+    const options = [["", "All families"], ...familiesOf(this.files)];
     const place = this.find("family");
     if (place.dataset.options !== JSON.stringify(options)) {
       place.dataset.options = JSON.stringify(options);
@@ -91,7 +102,7 @@ class LoraTab {
     const to = (text, path, given = {}) => action(text, () => this.look({ folder: path }), given);
     const way = [{ name: "All", path: "" }, ...wayTo(this.view.folder)];
     const parts = way.map(({ name, path }) => to(name, path, path === this.view.folder ? { "aria-current": "true" } : {}));
-    const inner = foldersIn(this.loras, this.view.folder);
+    const inner = foldersIn(this.files, this.view.folder);
     const below = inner.map(({ name, path, count }) => {
       const button = to(name, path);
       button.append(element("span", "em-lora-number", String(count)));
@@ -106,9 +117,14 @@ class LoraTab {
     const place = this.find("none");
     place.hidden = !isEmpty;
     if (!isEmpty) return;
-    if (this.loras.length) {
-      place.replaceChildren(element("p", "", "No LoRA fits what is asked for."), action("Show all", () => this.look({ ...VIEW, sort: this.view.sort })));
+    const { kind, sort } = this.view;
+    if (this.files.length) {
+      place.replaceChildren(element("p", "", "Nothing fits what is asked for."), action("Show all", () => this.look({ ...VIEW, kind, sort })));
       this.find("search").value = this.view.text;
+      return;
+    }
+    if (kind !== LORA) {
+      place.replaceChildren(element("p", "", `There is none yet. Put files into models/${kind}s, or into folders in it, and look again.`));
       return;
     }
     const said = element("p", "", "There are no LoRAs yet. Put .safetensors files into ");
@@ -126,6 +142,12 @@ class LoraTab {
     if (!this.root.contains(document.activeElement)) this.find("folders").querySelector("[aria-current]").focus();
   }
 
+  async showKind(kind) {
+    this.others = [];
+    this.look({ ...VIEW, kind, sort: this.view.sort });
+    await this.load();
+  }
+
   async refresh() {
     try {
       await ask("api/v1/models/refresh", {});
@@ -133,24 +155,34 @@ class LoraTab {
       return tellProblem(`The folders could not be read again: ${error.message}`);
     }
     await this.load();
-    note(`${counted(this.loras.length)} found.`);
+    note(`${counted(this.files.length, this.view.kind)} found.`);
   }
 
   /** LoRA -> what its tag in the prompt says behind the name. */
   usedIn(prompt) {
     const found = tagsIn(prompt).map(({ name, rest }) => [this.finder(name), rest]);
-    return new Map(found.filter(([lora]) => lora));
+    const others = this.others.map((file) => [file, prompt.matchAll(placesOf(file)).next().value]);
+    return new Map([...found.filter(([lora]) => lora), ...others.filter(([, place]) => place).map(([file, place]) => [file, place[1] ?? ""])]);
   }
 
   /** In with its tag, or out again. */
   use(lora) {
-    if (this.isUsed(lora)) removeLora(lora, this.finder);
+    if (lora.kind) this.useOther(lora);
+    else if (this.isUsed(lora)) removeLora(lora, this.finder);
     else if (lora.problem) {
       this.showDetails(lora);
       return tellProblem(`${lora.name} cannot be used: ${lora.problem}`);
     } else if (!this.tagOf(lora)) return tellProblem(`The name of ${lora.name} does not fit into a tag. Add it as a row instead.`);
     else insertLora(lora, this.finder);
     this.promptChanged(promptNow());
+  }
+
+  useOther(file) {
+    const { piece, isWords } = pieceOf(file);
+    if (this.isUsed(file)) removePieces(placesOf(file));
+    else if (file.problem) tellProblem(`${file.name} cannot be used: ${file.problem}`);
+    else if (!isWords && UNFIT.test(file.name)) tellProblem(`The name of ${file.name} does not fit into a tag. Rename the file.`);
+    else insertPiece(piece, isWords);
   }
 
   addRow(lora) {
@@ -197,6 +229,7 @@ class LoraTab {
   }
 
   connect() {
+    this.find("kind").replaceChildren(select(KINDS, this.view.kind, (kind) => this.showKind(kind), { "aria-label": "Kind" }));
     this.find("sort").replaceChildren(select(SORTS, this.view.sort, (sort) => this.look({ sort }), { "aria-label": "Order" }));
     const search = this.find("search");
     let timer = 0;
@@ -248,8 +281,6 @@ class LoraTab {
     line.querySelector(".em-close").addEventListener("click", clearLine);
   }
 }
-
-const counted = (count) => `${count} LoRA${count === 1 ? "" : "s"}`;
 
 function kept() {
   try {

@@ -3,7 +3,7 @@
 import { element } from "./elements.js";
 import { address } from "./server.js";
 
-/** does: {use, row, details}, each called with a LoRA. usedAs: (lora) -> what its tag says, null without one. */
+/** does: {use, row, details}, each called with a LoRA; the first also with one of another kind, which has a `kind`. usedAs: (lora) -> what its tag says, null without one. */
 export function cardGrid(list, does, usedAs) {
   const cards = new Map(); // LoRA -> its card
   let shown = [];
@@ -16,7 +16,7 @@ export function cardGrid(list, does, usedAs) {
     const button = event.target.closest("[data-do]");
     const lora = button && loraOf(button);
     if (!lora) return;
-    const what = button.dataset.do === "use" && event.shiftKey ? "row" : button.dataset.do;
+    const what = button.dataset.do === "use" && event.shiftKey && !lora.kind ? "row" : button.dataset.do;
     does[what](lora);
   });
   list.addEventListener("focusin", (event) => {
@@ -28,8 +28,8 @@ export function cardGrid(list, does, usedAs) {
     if (!lora || event.ctrlKey || event.metaKey || event.altKey) return;
     const at = shown.indexOf(lora);
     const next = shown[targetOf(event.key, at)];
-    if (event.key === "i") does.details(lora);
-    else if (event.key === "Enter" && event.shiftKey) does.row(lora);
+    if (event.key === "i" && !lora.kind) does.details(lora);
+    else if (event.key === "Enter" && event.shiftKey && !lora.kind) does.row(lora);
     else if (next) focus(next);
     else return;
     event.preventDefault();
@@ -112,12 +112,14 @@ function cardOf(lora) {
   if (folder) caption.append(element("span", "em-lora-folder", folder));
   caption.append(element("span", "em-lora-name", name));
   use.append(picture, caption, element("span", "em-lora-used", "", { "aria-hidden": "true" }));
+  card.append(use);
+  if (lora.kind) return card; // no LoRA: it has neither rows nor details
   const tools = element("span", "em-lora-tools");
   tools.append(
     element("button", "em-icon em-add-row", `Add ${name} as a row`, { type: "button", "data-do": "row", tabindex: "-1", title: "Add as a row" }),
     element("button", "em-icon em-info", `Details of ${name}`, { type: "button", "data-do": "details", tabindex: "-1", title: "Details" }),
   );
-  card.append(use, tools);
+  card.append(tools);
   return card;
 }
 

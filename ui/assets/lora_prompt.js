@@ -4,7 +4,7 @@ import { elementIn } from "./form_scope.js";
 
 const TAG = /<(?:lora|lyco):([^:>]*)(?::([^>]*))?>/gi;
 const HASH = /^#[0-9a-f]{8,64}$/;
-const UNFIT = /[:<>]|^#|^\s|\s$/; // what a name in a tag cannot have
+export const UNFIT = /[:<>]|^#|^\s|\s$/; // what a name in a tag cannot have
 const OPEN = "([{<";
 const CLOSED = ")]}>";
 
@@ -99,9 +99,20 @@ export function removeLora(lora, find) {
 }
 
 /** Put a word where the cursor is. */
-export function insertWord(word) {
+export const insertWord = (word) => insertPiece(word, true);
+
+/** Put a piece where the cursor is. isWords: whether it needs commas around it. */
+export function insertPiece(piece, isWords) {
   const prompt = area("prompt");
-  write(prompt, inserted(prompt.value, cursorOf(prompt), word, true));
+  write(prompt, inserted(prompt.value, cursorOf(prompt), piece, isWords));
+}
+
+/** Take out all that a pattern finds. */
+export function removePieces(pattern) {
+  const prompt = area("prompt");
+  let text = prompt.value;
+  for (const { 0: piece, index } of [...text.matchAll(pattern)].reverse()) text = without(text, index, index + piece.length);
+  write(prompt, { text, at: text.length });
 }
 
 const cursorOf = (prompt) => (isTouched ? prompt.selectionEnd : prompt.value.length);

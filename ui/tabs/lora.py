@@ -15,6 +15,7 @@ _TEMPLATE = """
     <div class="em-lora-bar" role="search" aria-label="LoRAs">
       <input type="search" data-part="search" aria-label="Search LoRAs" aria-keyshortcuts="/" autocomplete="off"
         spellcheck="false" placeholder="Name, trigger words, notes, folder ( / )">
+      <span data-part="kind"></span>
       <span data-part="sort"></span>
       <span data-part="family"></span>
       <label class="em-check"><input type="checkbox" data-part="fits"> Fits the checkpoint</label>
@@ -25,7 +26,7 @@ _TEMPLATE = """
       <nav class="em-lora-folders" data-part="folders" aria-label="Folders"></nav>
       <span class="em-lora-count" data-part="count" role="status"></span>
     </div>
-    <ul class="em-cards" data-part="cards" aria-label="LoRAs"></ul>
+    <ul class="em-cards" data-part="cards" aria-label="Files"></ul>
     <div class="em-lora-none" data-part="none" hidden></div>
     <form class="em-lora-find" data-part="find">
       <label class="em-field em-labelled"><span class="em-label">Find by hash</span>
