@@ -32,7 +32,7 @@ def fit_report(plan: GenerationPlan, opened: Callable[[GenerationPlan], OpenedMo
     """opened: the models of a plan; second passes have plans of their own."""
     plans: list[Plan] = []
     try:
-        for each in (plan, *([plan.hires.plan] if plan.hires else []), *(one.plan for one in plan.details)):
+        for each in plan.all_plans:
             plans += _plans(each, opened(each))
     except OutOfMemory as error:
         return FitReport(fits=False, text=str(error), weights=0, streamed=0, working=0, budget=budget)

@@ -178,7 +178,8 @@ class GenerationJobs:
     def _files(self, plan: GenerationPlan) -> list[CheckpointEntry | VaeEntry | TextEncoderEntry]:
         """Everything that has weights in it."""
         files: list[CheckpointEntry | VaeEntry | TextEncoderEntry] = []
-        for name in (plan.model, *([plan.refiner.model] if plan.refiner else [])):
+        refiners = [each.refiner.model for each in plan.all_plans if each.refiner]
+        for name in (*(each.model for each in plan.all_plans), *refiners):
             found = find_components(name, self._library)
             files += [found.checkpoint, *([found.vae] if found.vae else []), *found.text_encoders]
         return files

@@ -126,6 +126,11 @@ class GenerationPlan:
         return self.batch_size * self.batch_count
 
     @property
+    def all_plans(self) -> tuple[GenerationPlan, ...]:
+        """This one, and those of what follows its first pass."""
+        return (self, *([self.hires.plan] if self.hires else []), *(one.plan for one in self.details))
+
+    @property
     def words(self) -> str:
         """The prompt without tags, which is encoded."""
         return self.adapters.words
