@@ -25,6 +25,8 @@ class LoraTab {
     this.homes = homes; // the folders on the disk that files belong into
     this.find = (name) => root.querySelector(`[data-part=${name}]`);
     this.view = { ...VIEW, ...kept() };
+    this.asked = 0; // lists, and which of them came last
+    this.taken = 0;
     this.loras = [];
     this.others = []; // of the kind that is shown, where that is another
     this.finder = () => null;
@@ -39,11 +41,14 @@ class LoraTab {
 
   /** Everything that the server knows; each time the tab is turned to, because files come and go. */
   async load() {
+    const turn = ++this.asked;
     try {
       const [{ loras }, { checkpoints }] = await Promise.all([ask("api/v1/loras"), ask("api/v1/checkpoints")]);
       this.families = new Map(checkpoints.map((entry) => [entry.name, entry.family]));
       const { kind } = this.view;
       const others = kind === LORA ? [] : await othersOf(kind);
+      if (turn < this.taken) return; // what was asked later has come before
+      this.taken = turn;
       if (kind === this.view.kind) this.others = others; // or else another one is under way
       this.take(loras);
     } catch (error) {

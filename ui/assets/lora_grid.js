@@ -62,6 +62,7 @@ export function cardGrid(list, does, usedAs) {
   function mark(lora) {
     const used = usedAs(lora);
     const card = cards.get(lora);
+    if (!card) return; // not drawn yet
     if (card.dataset.used === (used ?? undefined)) return;
     if (used === null) delete card.dataset.used;
     else card.dataset.used = used;
