@@ -13,6 +13,7 @@ from typing import Any
 from backend.engine.batch_request import BatchRequest
 from backend.engine.board import Board, BoardRequest, Cell
 from backend.engine.plot_request import PlotRequest
+from backend.engine.sqlite_file import open_sqlite
 from backend.errors import EmulsionError, OutputError
 
 _log = logging.getLogger(__name__)
@@ -58,15 +59,7 @@ class BoardStore:
         Where none can be made, boards are kept for this run only, which the log tells, too.
         """
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            return cls(_connect(file))
-        except _Unusable as error:
-            kept = file.with_suffix(".unreadable.sqlite")
-            _log.warning("the list of boards cannot be used (%s); it is kept as %s", error, kept.name)
-            file.replace(kept)
-            for companion in ("-wal", "-shm"):
-                file.with_name(file.name + companion).unlink(missing_ok=True)
-            return cls(_connect(file))
+            return cls(open_sqlite(file, title="list of boards", version=_VERSION, seconds_to_wait=5))
         except (OSError, sqlite3.Error) as error:
             _log.warning("%s cannot be used (%s); boards are not kept for the next start", file.name, error)
             return cls.in_memory()
@@ -123,28 +116,6 @@ class BoardStore:
 
     def _writing(self) -> _Writing:
         return _Writing(self._connection, self._lock)
-
-
-class _Unusable(Exception):
-    """The file is no list of boards of ours."""
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, check_same_thread=False, timeout=5)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
-            raise _Unusable(f"version {version} is newer than {_VERSION}")
-        if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise _Unusable("damaged")
-    except sqlite3.OperationalError:
-        connection.close()
-        raise
-    except (sqlite3.DatabaseError, _Unusable) as error:
-        connection.close()
-        raise _Unusable(str(error)) from error
-    return connection
 
 
 class _Writing:

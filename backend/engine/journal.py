@@ -12,6 +12,7 @@ from typing import Any
 
 from backend.engine.job import JobState, JobView, SavedImage
 from backend.engine.job_request import job_request_from, job_request_mapping
+from backend.engine.sqlite_file import open_sqlite
 from backend.errors import OutputError, RequestError, ServerError
 
 _log = logging.getLogger(__name__)
@@ -62,15 +63,9 @@ class Journal:
         Raises ServerError when the file cannot be made, or belongs to a running program.
         """
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            return cls(_connect(file))
-        except _Unusable as error:
-            kept = file.with_suffix(".unreadable.sqlite")
-            _log.warning("the job journal cannot be used (%s); it is kept as %s and a new one begins", error, kept.name)
-            file.replace(kept)
-            for companion in ("-wal", "-shm"):
-                file.with_name(file.name + companion).unlink(missing_ok=True)
-            return cls(_connect(file))
+            # Exclusive, because two programs that work off one queue would make every picture twice.
+            connection = open_sqlite(file, title="job journal", version=_VERSION, seconds_to_wait=2, is_exclusive=True)
+            return cls(connection)
         except OSError as error:
             raise ServerError(
                 f"The data folder {file.parent} cannot be written ({error.strerror}). Choose another with --data-dir."
@@ -151,33 +146,6 @@ class Journal:
                 f"The job journal cannot be written ({error}). Free some space on the disk of the data folder, or "
                 "choose another folder with --data-dir."
             ) from error
-
-
-class _Unusable(Exception):
-    """The file is no journal of ours."""
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, check_same_thread=False, timeout=2)
-    try:
-        # An exclusive lock, held until the end: two programs that work off one queue would make every picture twice.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > _VERSION:
-            raise _Unusable(f"version {version} is newer than {_VERSION}")
-        if connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
-            raise _Unusable("damaged")
-        connection.execute("BEGIN IMMEDIATE")
-        connection.commit()
-    except sqlite3.OperationalError:
-        connection.close()
-        raise
-    except (sqlite3.DatabaseError, _Unusable) as error:
-        connection.close()
-        raise _Unusable(str(error)) from error
-    return connection
 
 
 def _image(values: dict[str, Any]) -> SavedImage:
