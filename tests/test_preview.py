@@ -60,7 +60,7 @@ def test_asking_does_not_wait_and_the_newest_replaces_older_ones() -> None:
     assert pixel[0] > 240
 
 
-def test_closing_does_not_wait_for_a_preview_that_is_being_made() -> None:
+def test_closing_waits_for_a_preview_that_is_being_made_and_reports_none() -> None:
     may_go_on, taken, seen = threading.Event(), threading.Event(), list[bytes]()
 
     def slow_look() -> LatentPreview:
@@ -71,8 +71,13 @@ def test_closing_does_not_wait_for_a_preview_that_is_being_made() -> None:
     maker = PreviewMaker(slow_look, seen.append)
     maker.show(torch.zeros(1, 4, 8, 8))
     assert taken.wait(30)
-    maker.close()
+    closing = threading.Thread(target=maker.close)
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive()  # a program that ended now would break off PyTorch in the middle
     may_go_on.set()
+    closing.join(30)
+    assert not closing.is_alive()
     assert seen == []
 
 

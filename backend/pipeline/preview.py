@@ -60,10 +60,14 @@ class PreviewMaker:
             return self._latents is not None
 
     def close(self) -> None:
-        """Stop; no preview is reported after this returns. One that is being made is not waited for."""
+        """Stop; no preview is reported after this returns.
+
+        One that is being made is waited for, which takes a moment: a program must not end while PyTorch computes.
+        """
         with self._changed:
             self._is_closed = True
             self._changed.notify()
+        self._thread.join()
 
     def _run(self) -> None:
         look: Preview | None = None
