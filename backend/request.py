@@ -118,10 +118,8 @@ class GenerationRequest:
         check_int("steps", self.steps, 1, MAX_STEPS)
         _check_side("width", self.width)
         _check_side("height", self.height)
-        if self.width and self.height and self.width * self.height > MAX_PIXELS:
-            raise RequestError(
-                "width", f"{self.width} x {self.height} is more than {MAX_PIXELS:,} pixels; make it smaller"
-            )
+        if self.width and self.height:
+            check_size("width", self.width, self.height)
         check_number("guidance_scale", self.guidance_scale, 0.0, MAX_GUIDANCE)
         check_number("distilled_guidance", self.distilled_guidance, 0.0, MAX_GUIDANCE)
         check_number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
@@ -171,6 +169,14 @@ class GenerationRequest:
             "name_hashes": {known.name: known.hash for known in self.name_hashes},
             "recipe": None if self.recipe is None else self.recipe.to_mapping(),
         }
+
+
+def check_size(field: str, width: int, height: int) -> None:
+    """Raise RequestError for a picture that is too large, or too small on one side."""
+    if width * height > MAX_PIXELS:
+        raise RequestError(field, f"{width} x {height} is more than {MAX_PIXELS:,} pixels; make it smaller")
+    if min(width, height) < MIN_SIDE:
+        raise RequestError(field, f"{width} x {height} has a side of less than {MIN_SIDE} pixels; make it larger")
 
 
 def _checked_recipe(value: Any) -> Recipe | None:

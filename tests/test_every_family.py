@@ -76,3 +76,18 @@ def test_whether_a_job_fits_is_known_before_anything_is_loaded(engine: Engine, n
     assert large.fits
     assert 0 < small.working < large.working
     assert small.text.startswith("Fits: ")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("sd1", "sdxl"), ("sdxl", "playground"), ("sdxl", "flux"), ("flux", "sd1"), ("sd3", "sd3")]
+)
+@pytest.mark.parametrize("upscaler", ["latent", "lanczos"])
+def test_another_model_makes_the_second_pass_whatever_its_latents_are(
+    engine: Engine, first: str, second: str, upscaler: str
+) -> None:
+    hires = {"checkpoint": second, "scale": 1.3, "upscaler": upscaler, "denoising_strength": 0.5}
+    view = picture(engine, first, hires=hires)
+    assert (view.state, view.error) == (JobState.DONE, "")
+    width, height = Image.open(view.images[0].path).size
+    step = engine.describe_checkpoint(second).description.size_step
+    assert width == height == int(64 * 1.3) // step * step

@@ -236,3 +236,32 @@ def test_pictures_of_odd_sizes_are_made_at_a_possible_one(engine: Engine, size: 
     view = run(engine, init={"picture": name, "denoising_strength": 0.5})
     assert (view.state, view.error) == (JobState.DONE, "")
     assert view.images[0].width % 8 == view.images[0].height % 8 == 0
+
+
+def test_a_second_pass_on_a_masked_area_enlarges_the_whole_picture(engine: Engine, picture: str, mask: str) -> None:
+    area = {"picture": picture, "mask": {"picture": mask, "area": "masked", "padding": 8}}
+    for upscaler in ("latent", "lanczos"):
+        view = run(engine, init=area, hires={"scale": 1.5, "upscaler": upscaler, "denoising_strength": 0.5})
+        assert (view.state, view.error) == (JobState.DONE, "")
+        assert (view.images[0].width, view.images[0].height) == (128, 104)  # 90 x 70, at whole latents
+        assert view.images[0].before_hires is not None
+        assert Image.open(view.images[0].before_hires).size == (90, 70)
+
+
+def test_a_latent_upscaler_is_used_where_something_was_put_around_what_was_made(
+    engine: Engine, picture: str, mask: str
+) -> None:
+    init = {"picture": picture, "mask": {"picture": mask}}
+    pictures = {
+        Image.open(run(engine, init=init, hires={"scale": 1.5, "upscaler": name}).images[0].path).tobytes()
+        for name in ("latent", "latent_nearest", "lanczos")
+    }
+    assert len(pictures) == 3
+
+
+@pytest.mark.parametrize(("hires", "named"), [({"scale": 8}, "hires.scale"), ({"width": 8000}, "hires.scale")])
+def test_a_second_pass_that_is_too_large_is_refused_by_its_own_name(
+    engine: Engine, hires: dict[str, object], named: str
+) -> None:
+    with pytest.raises(RequestError, match=named):
+        engine.plan(request(width=1024, height=1024, hires=hires))

@@ -68,7 +68,7 @@ from backend.errors import EmulsionError, RequestError, UnknownName
 from backend.events import JobCancelled, JobQueued
 from backend.families.family import Description
 from backend.images.outpainting import size_for
-from backend.init_image import InpaintArea
+from backend.init_image import InitImage, InpaintArea
 from backend.limits import MIN_SIDE
 from backend.memory.device import DeviceFacts
 from backend.memory.peak_watch import StagePeak
@@ -380,10 +380,14 @@ class Engine:
         if request.init is not None and request.init.upscaler is not None:
             self.upscalers.find(request.init.upscaler)
         plan = self._plan_first(request)
-        notices = list(plan.notices)
+        description = self._models.describe(self._entry(request), request.prediction).description
+        notices = [*plan.notices, *picture_notices(description.picture_use, request.init)]
         if request.hires is not None:
-            by = self._latent_upscaler(request.hires.upscaler)
-            again = self._plan_first(hires_request(request, plan, request.hires))
+            by, size = self._latent_upscaler(request.hires.upscaler), self._first_size(request, plan)
+            step = plan.size_step
+            if request.hires.checkpoint is not None:
+                step = self._models.describe(self.checkpoint(request.hires.checkpoint)).description.size_step
+            again = self._plan_first(hires_request(request, plan, request.hires, size, step))
             notices += again.notices
             plan = dataclasses.replace(plan, hires=SecondPass(hires=request.hires, plan=again, latent_upscaler=by))
         details: list[DetailPass] = []
@@ -392,8 +396,7 @@ class Engine:
                 continue
             if detailer.detector is not None:
                 _ = self.catalog.detectors[detailer.detector]
-            native = self._models.describe(self._entry(request), request.prediction).description.native_size
-            planned = self._plan_first(detail_request(request, plan, detailer, native))
+            planned = self._plan_first(detail_request(request, plan, detailer, description.native_size))
             notices += planned.notices
             details.append(DetailPass(detailer=detailer, plan=planned))
         return dataclasses.replace(plan, details=tuple(details), notices=tuple(dict.fromkeys(notices)))
@@ -417,12 +420,7 @@ class Engine:
             description=description,
             adapters=adapters,
             init_size=self._init_size(request, description),
-            notices=(
-                *encoders.notices,
-                *picture_notices(description.picture_use, request.init),
-                *resolved.notices,
-                *adapter_notices(adapters),
-            ),
+            notices=(*encoders.notices, *resolved.notices, *adapter_notices(adapters)),
             choices=Choices(
                 samplers=self.catalog.samplers,
                 schedules=self.catalog.schedules,
@@ -499,14 +497,24 @@ class Engine:
 
     def _init_size(self, request: GenerationRequest, description: Description) -> tuple[int, int] | None:
         """The size of the picture to begin with, with its borders; None where the model's own size is the usual one."""
-        if request.init is None or (request.init.mask and request.init.mask.area is InpaintArea.MASKED):
+        if request.init is None or _is_of_area(request.init):
             return None
-        picture = self.pictures.describe(request.init.picture)
-        size, step = (picture.width, picture.height), description.size_step
-        if request.init.borders is not None:
-            return size_for(size, request.init.borders, step)
-        width, height = (max(MIN_SIDE, round(side / step) * step) for side in size)
+        step = description.size_step
+        width, height = (max(MIN_SIDE, round(side / step) * step) for side in self._stored_size(request.init, step))
         return width, height
+
+    def _first_size(self, request: GenerationRequest, plan: GenerationPlan) -> tuple[int, int]:
+        """Width and height of the picture that the first pass makes: that of the stored one where only its masked area
+        is made."""
+        if request.init is not None and _is_of_area(request.init):
+            return self._stored_size(request.init, 1)
+        return plan.width, plan.height
+
+    def _stored_size(self, init: InitImage, step: int) -> tuple[int, int]:
+        """With borders, which are widened to multiples of `step`."""
+        picture = self.pictures.describe(init.picture)
+        size = picture.width, picture.height
+        return size if init.borders is None else size_for(size, init.borders, step)
 
     def _latent_upscaler(self, name: str) -> LatentUpscaler | None:
         """None for what enlarges pictures. Raises UnknownName."""
@@ -668,6 +676,11 @@ class Engine:
             elif not view.state.is_final:
                 view = dataclasses.replace(view, state=JobState.QUEUED)
             self._jobs.add(view)
+
+
+def _is_of_area(init: InitImage) -> bool:
+    """Whether only the surroundings of a mask are made, at a size of their own."""
+    return init.mask is not None and init.mask.area is InpaintArea.MASKED
 
 
 def _pinned(plan: GenerationPlan) -> GenerationRequest:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backend.pipeline.enlarging import enlargement_of
+from backend.pipeline.enlarging import enlarged_size
 from backend.pipeline.plan import GenerationPlan
-from backend.request import GenerationRequest
+from backend.request import GenerationRequest, check_size
 from backend.second_pass import Detailer, HiresFix
 
 
-def hires_request(request: GenerationRequest, plan: GenerationPlan, hires: HiresFix) -> GenerationRequest:
+def hires_request(
+    request: GenerationRequest,
+    plan: GenerationPlan,
+    hires: HiresFix,
+    first_size: tuple[int, int],
+    size_step: int,
+) -> GenerationRequest:
     """The second pass of hires fix. plan: of the first one; what `hires` leaves open is as there.
 
-    width, height: as the enlarged picture will have them.
+    first_size: width and height of the first pass's picture. size_step: of the second pass's model.
+    Raises RequestError, which names the field of `hires`.
     """
-    size = enlargement_of(hires, plan.width, plan.height, plan.size_step)
+    width, height = enlarged_size(hires, *first_size, size_step)
+    check_size("hires.scale", width, height)
     again = replace(
         _alone(request, plan),
-        width=size.kept_width,
-        height=size.kept_height,
+        width=width,
+        height=height,
         prompt=hires.prompt or request.prompt,
         negative_prompt=hires.negative_prompt or request.negative_prompt,
         sampler=hires.sampler or plan.sampler.name,

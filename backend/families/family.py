@@ -159,6 +159,11 @@ class Model(Protocol):
         """Whether guidance by a picture is possible, which needs predictions without it."""
         ...
 
+    @property
+    def latent_kind(self) -> object:
+        """Equal for models whose latents mean the same, so that one can take over those of the other."""
+        ...
+
     def levels(self, width: int, height: int, shift: float | None) -> Levels:
         """The noise levels for pictures of this size. shift: of the levels of a flow model; None for the model's."""
         ...

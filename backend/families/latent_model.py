@@ -54,6 +54,10 @@ class LatentModel:
     def picture_use(self) -> PictureUse:
         return PictureUse.NONE if self._picture is None else self._picture.use
 
+    @property
+    def latent_kind(self) -> object:
+        return self._latents.kind
+
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return self._latents.channels, height // 8, width // 8
 

@@ -91,6 +91,11 @@ class LatentSpace:
                 f"{channels} at 1/8. Choose another VAE.",
             )
 
+    @property
+    def kind(self) -> object:
+        """Equal for latents of the same autoencoders, scaled alike."""
+        return self.channels, self._scaling
+
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """The pictures [B, 3, H, W] float32, about -1..1, of diffusion latents [B, C, h, w].

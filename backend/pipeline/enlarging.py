@@ -1,4 +1,4 @@
-"""The step between the passes of hires fix: to which size, and how."""
+"""The step between the passes of hires fix: to which size, and what is cut off."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ class Enlargement:
     kept_height: int
 
 
-def enlargement_of(hires: HiresFix, width: int, height: int, step: int = 8) -> Enlargement:
-    """Of a picture of this size. step: sides are rounded down to multiples of it.
+def enlarged_size(hires: HiresFix, width: int, height: int, step: int) -> tuple[int, int]:
+    """Width and height, multiples of `step`, of what becomes of a picture of this size.
 
-    A factor, or one side and the other in proportion, or both sides: the picture then covers them, and what hangs over
-    is cut off, as A1111 has it.
+    A factor of both sides, or one side and the other in proportion, or both sides.
     """
-
-    def whole(side: float) -> int:
-        return max(step, int(side) // step * step)
-
     if hires.width and hires.height:
-        kept = whole(hires.width), whole(hires.height)
-        if width * hires.height > height * hires.width:  # wider than what is wanted
-            return Enlargement(
-                width=whole(width * kept[1] / height), height=kept[1], kept_width=kept[0], kept_height=kept[1]
-            )
-        return Enlargement(
-            width=kept[0], height=whole(height * kept[0] / width), kept_width=kept[0], kept_height=kept[1]
-        )
-    if hires.width:
-        sides = whole(hires.width), whole(height * hires.width / width)
+        sides = hires.width, hires.height
+    elif hires.width:
+        sides = hires.width, height * hires.width / width
     elif hires.height:
-        sides = whole(width * hires.height / height), whole(hires.height)
+        sides = width * hires.height / height, hires.height
     else:
-        sides = whole(width * hires.scale), whole(height * hires.scale)
-    return Enlargement(width=sides[0], height=sides[1], kept_width=sides[0], kept_height=sides[1])
+        sides = width * hires.scale, height * hires.scale
+    return max(step, int(sides[0]) // step * step), max(step, int(sides[1]) // step * step)
+
+
+def covering(width: int, height: int, kept_width: int, kept_height: int) -> Enlargement:
+    """How a picture of this size covers one of another shape: what hangs over is cut off, as A1111 has it.
+
+    kept_width, kept_height: multiples of 8, and so are the sides of what covers them.
+    """
+    if width * kept_height > height * kept_width:  # wider than what is wanted
+        sides = max(kept_width, int(width * kept_height / height) // 8 * 8), kept_height
+    else:
+        sides = kept_width, max(kept_height, int(height * kept_width / width) // 8 * 8)
+    return Enlargement(width=sides[0], height=sides[1], kept_width=kept_width, kept_height=kept_height)
 
 
 def enlarged_latents(latents: Tensor, by: LatentUpscaler, size: Enlargement) -> Tensor:

@@ -99,14 +99,16 @@ def generate(
             watched.clock.start_batch()
             made, before = make(seeds), None
             if plan.hires is not None and course.second is not None:
-                before = made = replace(made, pictures=list(made.pictures))
+                before = list(made.pictures)
+                is_same = course.second.trip.model.latent_kind == model.latent_kind
+                made = replace(made, pictures=before, latents=made.latents if is_same else None)
                 made = second_pass(plan.hires, course.second, made, seeds, studio)
             for offset, pixels in enumerate(made.pictures):
                 yield GeneratedImage(
                     index=start + offset,
                     seed=seeds[offset],
                     pixels=_with_details(pixels, seeds[offset], plan, course, studio),
-                    before_hires=list(before.pictures)[offset] if before else None,
+                    before_hires=before[offset] if before else None,
                 )
             watched.clock.end_batch()
     finally:

@@ -35,29 +35,29 @@ def preview_jpeg(latents: Tensor, look: Preview) -> bytes:
 class PreviewMaker:
     """A thread that turns the newest latents into a JPEG. Latents that come while it is busy replace one another.
 
-    look: called once, on the thread, because finding it may take a moment.
+    look: of the model that makes the picture; called once, on the thread, because finding it may take a moment.
     """
 
     def __init__(self, look: Callable[[], Preview], on_preview: Callable[[bytes], None]) -> None:
         self._find_look = look
         self._on_preview = on_preview
-        self._latents: Tensor | None = None
+        self._asked: tuple[Tensor, Callable[[], Preview]] | None = None
         self._is_closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="preview", daemon=True)
         self._thread.start()
 
-    def show(self, latents: Tensor) -> None:
-        """Ask for a preview of latents [B, C, h, w]; returns at once."""
+    def show(self, latents: Tensor, look: Callable[[], Preview] | None = None) -> None:
+        """Ask for a preview of latents [B, C, h, w]; returns at once. look: of another model's latents."""
         with self._changed:
-            self._latents = latents.detach()
+            self._asked = latents.detach(), look or self._find_look
             self._changed.notify()
 
     @property
     def is_waiting(self) -> bool:
         """Whether latents wait to be taken by the thread."""
         with self._changed:
-            return self._latents is not None
+            return self._asked is not None
 
     def close(self) -> None:
         """Stop; no preview is reported after this returns.
@@ -70,16 +70,18 @@ class PreviewMaker:
         self._thread.join()
 
     def _run(self) -> None:
-        look: Preview | None = None
-        while (latents := self._next()) is not None:
-            look = look or self._find_look()
-            jpeg = preview_jpeg(latents.float().cpu(), look)
+        found: dict[Callable[[], Preview], Preview] = {}
+        while (asked := self._next()) is not None:
+            latents, find_look = asked
+            if find_look not in found:
+                found[find_look] = find_look()
+            jpeg = preview_jpeg(latents.float().cpu(), found[find_look])
             with self._changed:
                 if not self._is_closed:
                     self._on_preview(jpeg)
 
-    def _next(self) -> Tensor | None:
+    def _next(self) -> tuple[Tensor, Callable[[], Preview]] | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._latents is not None)
-            latents, self._latents = self._latents, None
-            return None if self._is_closed else latents
+            self._changed.wait_for(lambda: self._is_closed or self._asked is not None)
+            asked, self._asked = self._asked, None
+            return None if self._is_closed else asked

@@ -85,7 +85,7 @@ def denoised(trip: Trip, beginning: Beginning | None, noise: NoiseSource, watche
             watched.clock.start_trip()
         seen = observed(
             cancellable(denoise, watched.is_cancelled),
-            _watcher(watched, steps_before),
+            _watcher(watched, trip.model, steps_before),
             evaluations_per_step=trip.plan.sampler.evaluations_per_step,
         )
         latents = trip.plan.sampler.sample(seen, latents, part.sigmas, part.model.process, noise)
@@ -114,12 +114,12 @@ def _retried(denoise: Denoise, retry: Retrying) -> Denoise:
     return lambda x, sigma: retry(partial(denoise, x, sigma))
 
 
-def _watcher(watched: Watched, steps_before: int) -> Callable[[Evaluation], None]:
+def _watcher(watched: Watched, model: Model, steps_before: int) -> Callable[[Evaluation], None]:
     def watch(evaluation: Evaluation) -> None:
         step = steps_before + evaluation.step
         watched.clock.evaluated(step)
         if watched.previews and step % watched.preview_every == 0:
-            watched.previews.show(evaluation.x0)
+            watched.previews.show(evaluation.x0, model.latent_preview)
 
     return watch
 
