@@ -265,3 +265,14 @@ def test_a_second_pass_that_is_too_large_is_refused_by_its_own_name(
 ) -> None:
     with pytest.raises(RequestError, match=named):
         engine.plan(request(width=1024, height=1024, hires=hires))
+
+
+def test_a_first_picture_that_cannot_be_written_costs_no_finished_one(engine: Engine) -> None:
+    last = run(engine).images[0].path
+    number = int(last.name.partition("-")[0]) + 1
+    (last.parent / f"{number:05}-5-before-hires.png").mkdir()  # in its place
+    view = run(engine, hires={"scale": 1.5, "denoising_strength": 0.5})
+    assert (view.state, view.error) == (JobState.DONE, "")
+    assert view.images[0].path.name == f"{number:05}-5.png"
+    assert view.images[0].before_hires is None
+    assert any("before hires fix was not kept" in notice for notice in view.notices)

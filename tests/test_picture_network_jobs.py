@@ -15,6 +15,7 @@ from backend.engine.job import JobState
 from backend.init_image import InitImage, MaskedContent, MaskInput
 from backend.nn.flux import Flux, FluxConfig
 from backend.request import GenerationRequest
+from backend.second_pass import Detailer, HiresFix, Rectangle
 from tests.lora_cases import TIMEOUT, empty_engine, write
 from tests.lora_engine import SHALLOW
 from tests.reference_weights import with_random_weights
@@ -99,3 +100,20 @@ def test_an_editing_network_sees_all_of_the_picture_and_keeps_to_it_as_it_is_tol
     assert not np.array_equal(plain, closer)
     guided = made(engine, "plain", scene(), weight=None, image_guidance=4.0)
     assert np.array_equal(made(engine, "plain", scene(), weight=None), guided)
+
+
+@pytest.mark.parametrize("checkpoint", INPAINTING)
+def test_what_follows_a_masked_picture_is_not_told_that_there_is_none(engine: Engine, checkpoint: str) -> None:
+    area = MaskInput(picture=stored(engine, mask()))
+    request = GenerationRequest(
+        prompt="a cat",
+        checkpoint=checkpoint,
+        seed=5,
+        steps=2,
+        init=InitImage(picture=stored(engine, scene()), mask=area),
+        hires=HiresFix(scale=1.5),
+        detailers=(Detailer(rectangles=(Rectangle(x=8, y=8, width=16, height=16),), size=SIDE),),
+    )
+    assert not any("This checkpoint" in notice for notice in engine.plan(request).notices)
+    view = engine.wait(engine.submit(request), TIMEOUT)
+    assert (view.state, view.error) == (JobState.DONE, "")

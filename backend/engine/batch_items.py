@@ -55,12 +55,8 @@ class BatchItems:
     def _mask(self, batch: BatchRequest, item: BatchItem) -> str:
         if not batch.mask_folder:
             return batch.mask
-        names = _pictures_in(batch.mask_folder, "mask_folder")
-        same = [name for name in names if Path(name).stem == Path(item.picture).stem]
-        if not same and len(names) != 1:
-            raise RequestError("mask_folder", f"has no mask called {Path(item.picture).stem:.100}")
-        name = (same or names)[0]
-        return self._keep(_read(Path(batch.mask_folder) / name), name)
+        path = _mask_for(Path(batch.mask_folder), Path(item.picture).stem)
+        return self._keep(_read(path), path.name)
 
     def _with_own(self, request: GenerationRequest, reads: Sequence[str], data: bytes, name: str) -> GenerationRequest:
         """With what the picture says of itself, as far as it does."""
@@ -112,6 +108,18 @@ def _pictures_in(folder: str, field: str) -> list[str]:
     if len(names) > MAX_ITEMS:
         raise RequestError(field, f"{path.name} holds {len(names)} pictures; at most {MAX_ITEMS} are possible")
     return sorted(names, key=lambda name: (name.casefold(), name))
+
+
+def _mask_for(folder: Path, stem: str) -> Path:
+    """The mask of the picture's name, or the only one that there is. Raises RequestError."""
+    # Asked for by name: a folder of thousands is not read again for each of thousands of pictures.
+    named = (folder / f"{stem}{ending}" for lower in sorted(_ENDINGS) for ending in (lower, lower.upper()))
+    if (same := next((path for path in named if path.is_file()), None)) is not None:
+        return same
+    names = _pictures_in(str(folder), "mask_folder")
+    if len(names) != 1:
+        raise RequestError("mask_folder", f"has no mask called {stem:.100}")
+    return folder / names[0]
 
 
 def _read(path: Path) -> bytes:

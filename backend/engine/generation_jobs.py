@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image
@@ -18,7 +19,7 @@ from backend.engine.library import CheckpointEntry, Library, TextEncoderEntry, V
 from backend.engine.models import Models, added_adapters, has_curves
 from backend.engine.outputs import Outputs
 from backend.engine.preferences import Preferences
-from backend.errors import EmulsionError, NumericalError
+from backend.errors import EmulsionError, NumericalError, OutputError
 from backend.families.family import Machine, Model
 from backend.pipeline.generate import GeneratedImage, generate
 from backend.pipeline.means import Means, OpenedModels
@@ -119,7 +120,7 @@ class GenerationJobs:
                 checkpoint_hash=None if hashed is None else (hashed.sha256 or "")[:SHORT] or None,
                 vae_hash=self._short_hash(lambda: library.hash_of(vae.path), vae.name, report) if vae else None,
             )
-            self._save(dataclasses.replace(plan, model=model), image, report.job_id)
+            self._save(dataclasses.replace(plan, model=model), image, report)
             _log.info("image %d of %d: %.1f s", image.index + 1, plan.num_images, time.monotonic() - began)
             began = time.monotonic()
 
@@ -200,13 +201,9 @@ class GenerationJobs:
             report.notice(_no_hash(name, error))
             return None
 
-    def _save(self, plan: GenerationPlan, image: GeneratedImage, job_id: str) -> None:
+    def _save(self, plan: GenerationPlan, image: GeneratedImage, report: JobReport) -> None:
         texts = picture_texts(plan, image.seed)
         path = self._outputs.save(image.pixels, image.seed, texts)
-        before = None
-        if image.before_hires is not None and plan.hires is not None:
-            first = picture_texts(dataclasses.replace(plan, hires=None, details=(), refiner=None), image.seed)
-            before = self._outputs.save_beside(path, "before-hires", image.before_hires, first)
         height, width = image.pixels.shape[:2]
         saved = SavedImage(
             path=path,
@@ -214,9 +211,20 @@ class GenerationJobs:
             infotext=texts[INFOTEXT_KEY],
             width=width,
             height=height,
-            before_hires=before,
+            before_hires=self._saved_before(path, plan, image, report),
         )
-        self._save_image(job_id, saved)
+        self._save_image(report.job_id, saved)
+
+    def _saved_before(self, path: Path, plan: GenerationPlan, image: GeneratedImage, report: JobReport) -> Path | None:
+        """The file of the picture before its second pass; without one, the finished picture counts all the same."""
+        if image.before_hires is None:
+            return None
+        texts = picture_texts(dataclasses.replace(plan, hires=None, details=(), refiner=None), image.seed)
+        try:
+            return self._outputs.save_beside(path, "before-hires", image.before_hires, texts)
+        except OutputError as error:
+            report.notice(f"The picture as it was before hires fix was not kept. {error}")
+            return None
 
 
 def _no_hash(name: str, error: OSError) -> str:
