@@ -66,6 +66,7 @@ def served_canvases() -> Generator[tuple[Store, str]]:
     thread.start()
     try:
         while not server.started:
+            assert thread.is_alive(), "the server did not start"
             time.sleep(0.02)
         yield store, f"http://127.0.0.1:{listener.getsockname()[1]}/"
     finally:
